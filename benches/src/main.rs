@@ -1,0 +1,3 @@
+//! Side-by-side harness.
+
+fn main() {}

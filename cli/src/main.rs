@@ -1,0 +1,3 @@
+//! The `siltstone` command.
+
+fn main() {}

@@ -1,0 +1,9 @@
+//! Siltstone: an embedded storage engine for the state of latency-critical stream operators.
+
+mod error;
+mod types;
+
+pub use error::{Corruption, Error, Result};
+pub use types::{Epoch, KeyGroup, KeyspaceId, SeqNo, ShardId};
+#[expect(unused_imports, reason = "used by the parts that come next")]
+pub(crate) use types::{ExtentId, Kind, ReadView, SstId, Trailer};
