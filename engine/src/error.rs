@@ -71,6 +71,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// Something else must end first; says what.
+    #[error("busy: {0}")]
+    Busy(String),
+
     /// The engine has been closed.
     #[error("the engine is closed")]
     Closed,

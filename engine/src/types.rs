@@ -94,6 +94,11 @@ impl Trailer {
         Trailer(seq.0 << 8 | kind as u64)
     }
 
+    /// Sorts before all other entries of a key.
+    pub const NEWEST: Trailer = Trailer(SeqNo::MAX.0 << 8 | 0xff);
+    /// Sorts behind all other entries of a key.
+    pub const OLDEST: Trailer = Trailer(0);
+
     /// Reads a stored trailer; `None` where the kind is unknown.
     pub fn from_u64(raw: u64) -> Option<Self> {
         Kind::from_u8((raw & 0xff) as u8).map(|_| Trailer(raw))

@@ -1,0 +1,174 @@
+//! Checkpoints: a consistent cut over all shards, pinned in the volume.
+//!
+//! # Steps
+//!
+//! 1. The barrier: the gate's epoch goes up by one store. Every operation that begins from now on belongs to the new epoch.
+//! 2. Each shard, when it hears of it (by message, or by the first operation of the new epoch), opens a memtable for the new epoch. The old one
+//!    still takes what stragglers write.
+//! 3. When the last operation of the old epoch has ended, the shard flushes that memtable; the manifest edit of the flush also records
+//!    the state as the shard's part of the checkpoint.
+//! 4. When all parts are durable, shard 0 commits the checkpoint with its name and the caller's bytes. Now it exists.
+//! 5. Where more are kept than asked for, the oldest are dropped: in shard 0 first, which ends their existence, then in the others.
+//!
+//! # What a crash leaves
+//!
+//! Before 4 is durable: parts without a commit, which the next opening drops. Between the steps of 5: the same.
+//!
+//! # Cost
+//!
+//! Step 1 and 2 are O(1). Step 3 writes what the memtable holds, in the background; each part costs one manifest write.
+
+mod epoch;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::engine::EngineShared;
+use crate::error::{Error, Result};
+use crate::manifest::{CheckpointInfo as StoredInfo, ManifestEdit};
+use crate::shard::Shard;
+use crate::types::Epoch;
+
+pub(crate) use epoch::{EpochGate, EpochGuard};
+
+/// A checkpoint that exists in the volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckpointInfo {
+    /// Its number: later checkpoints have greater ones.
+    pub id: u64,
+    /// The name that the caller gave it.
+    pub name: String,
+    /// The caller's bytes: source positions, output positions.
+    pub bytes: Vec<u8>,
+    /// When it was complete, in milliseconds since 1970.
+    pub completed_ms: u64,
+}
+
+impl CheckpointInfo {
+    pub(crate) fn of(id: u64, stored: &StoredInfo) -> Self {
+        CheckpointInfo { id, name: stored.name.clone(), bytes: stored.bytes.clone(), completed_ms: stored.wall_ms }
+    }
+}
+
+/// Largest `bytes` of a checkpoint.
+pub(crate) const CHECKPOINT_BYTES_MAX: usize = 16 << 20;
+
+/// Held from the barrier to the end of a checkpoint: there is one at a time.
+pub(crate) struct Ticket {
+    busy: Arc<AtomicBool>,
+}
+
+impl Ticket {
+    pub(crate) fn take(busy: &Arc<AtomicBool>) -> Result<Ticket> {
+        if busy.swap(true, Ordering::SeqCst) {
+            return Err(Error::Busy("a checkpoint is still under way: await it before the next one".into()));
+        }
+        Ok(Ticket { busy: Arc::clone(busy) })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.busy.store(false, Ordering::SeqCst);
+    }
+}
+
+/// What a checkpoint is to be.
+pub(crate) struct CheckpointOrder {
+    /// The epoch that it ends: also its id.
+    pub(crate) epoch: Epoch,
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) ticket: Ticket,
+}
+
+/// Runs on shard 0 from the barrier to the commit.
+pub(crate) async fn coordinate(
+    shard: Rc<Shard>,
+    engine: Arc<EngineShared>,
+    order: CheckpointOrder,
+) -> Result<CheckpointInfo> {
+    let CheckpointOrder { epoch, name, bytes, ticket } = order;
+    let parts = engine.on_every_shard(move |shard| async move { shard.take_part(epoch).await });
+    let parts = parts.await;
+    let failed = parts.into_iter().find_map(|part| part.and_then(|part| part).err());
+    let result = match failed {
+        Some(error) => Err(error),
+        None => shard.commit_checkpoint(epoch.0, name, bytes, engine.shards()).await,
+    };
+    if let Err(error) = &result {
+        tracing::warn!(%error, epoch = epoch.0, "a checkpoint failed");
+        // Parts that were taken pin space: let them go. They are gone with the next opening in any case.
+        let drops = engine.on_every_shard(move |shard| async move { shard.drop_part(epoch.0).await });
+        drop(drops.await);
+    }
+    drop(ticket);
+    if result.is_ok()
+        && let Some(retained) = engine.checkpoints_retained()
+    {
+        let excess = shard.committed_checkpoints();
+        let excess = excess.len().saturating_sub(retained);
+        for info in shard.committed_checkpoints().into_iter().take(excess) {
+            drop_checkpoint(&shard, &engine, info.id).await?;
+        }
+    }
+    result
+}
+
+/// Ends the existence of a checkpoint, and then lets its pins go. Runs on shard 0.
+pub(crate) async fn drop_checkpoint(shard: &Rc<Shard>, engine: &EngineShared, id: u64) -> Result<()> {
+    shard.drop_part(id).await?;
+    let parts = engine.on_every_shard(move |shard| async move { shard.drop_part(id).await }).await;
+    parts.into_iter().try_for_each(|part| part.and_then(|part| part))
+}
+
+impl Shard {
+    /// Takes this shard's part of the checkpoint that ends an epoch, and waits until it is durable.
+    async fn take_part(self: &Rc<Self>, epoch: Epoch) -> Result<()> {
+        self.check_writable()?;
+        self.open_current_epoch();
+        self.mark_barrier(epoch);
+        loop {
+            if self.has_part(epoch.0) {
+                return Ok(());
+            }
+            self.check_writable()?;
+            if self.is_closing() {
+                return Err(Error::Closed);
+            }
+            if let Some(error) = self.space_error() {
+                return Err(error);
+            }
+            self.checkpoint_progress().await;
+        }
+    }
+
+    async fn commit_checkpoint(&self, id: u64, name: String, bytes: Vec<u8>, shards: usize) -> Result<CheckpointInfo> {
+        let info = StoredInfo { name, bytes, wall_ms: self.wall_ms(), shards: shards as u16 };
+        let result = CheckpointInfo::of(id, &info);
+        self.commit_edits(vec![ManifestEdit::CheckpointCommit { id, info }]).await?;
+        Ok(result)
+    }
+
+    /// The checkpoints that exist, oldest first. On shard 0.
+    pub(crate) fn committed_checkpoints(&self) -> Vec<CheckpointInfo> {
+        self.manifest_state(|state| state.committed.iter().map(|(id, info)| CheckpointInfo::of(*id, info)).collect())
+            .unwrap_or_default()
+    }
+
+    /// Lets this shard's part of a checkpoint go, where it has one.
+    async fn drop_part(&self, id: u64) -> Result<()> {
+        if !self.forget_part(id) {
+            return Ok(());
+        }
+        self.commit_edits(vec![ManifestEdit::CheckpointDrop { id }]).await
+    }
+}
+
+/// Checkpoints by name: of several with one name the newest.
+pub(crate) fn by_name(committed: &BTreeMap<u64, StoredInfo>, name: &str) -> Option<u64> {
+    committed.iter().rev().find(|(_, info)| info.name == name).map(|(id, _)| *id)
+}

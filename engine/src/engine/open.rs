@@ -1,0 +1,392 @@
+//! Opening a volume: what is on the device, which state to go on with, and a plan for each shard.
+//!
+//! # Steps, and what a crash after each leaves
+//!
+//! 1. Read the superblock and all manifests; mark every extent that they refer to. Nothing is written.
+//! 2. Write the superblock with the next generation: identities given out from here on are new. Harmless by itself.
+//! 3. Where a checkpoint is restored or the number of shards changes: write new manifests into new extents. Crash: they are
+//!    unreferenced, the old ones hold.
+//! 4. Write the superblock that names the new manifests. This is the switch. Then the old manifests' extents are freed, and those of SSTs and logs
+//!    that only they referred to.
+//!
+//! A new volume is made in the same order; it exists when the superblock names its shards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use siltstone_io::{Backend, Executor, ExecutorConfig, Handle, OpenMode, Placement, SharedDevice, entropy};
+
+use crate::checkpoint::{CheckpointInfo, EpochGate, by_name};
+use crate::engine::options::{Durability, KeyspaceOptions, Options, Place, Restore};
+use crate::engine::plan::{resharded, restored};
+use crate::engine::route::groups_of_shard;
+use crate::error::{Error, Result};
+use crate::log::{LogPosition, read_chain};
+use crate::manifest::{FoundManifest, Manifest, ManifestState};
+use crate::shard::{PlannedManifest, ShardConfig, ShardPlan, decode_options};
+use crate::types::{Epoch, ExtentId, KeyspaceId, ShardId, SstId};
+use crate::volume::{
+    Probe, SharedExtents, SstFile, SstRegistry, Superblock, Volume, VolumeParts, probe, write_superblock,
+};
+
+/// What an opening yields.
+pub(crate) struct Opened {
+    pub(crate) plans: Vec<ShardPlan>,
+    pub(crate) gate: Arc<EpochGate>,
+    pub(crate) keyspaces: Vec<(KeyspaceId, String, KeyspaceOptions)>,
+    pub(crate) key_groups: u32,
+    pub(crate) restored: Option<CheckpointInfo>,
+    pub(crate) committed: Vec<CheckpointInfo>,
+}
+
+/// Opens or creates the volume. Blocking; uses an executor of its own.
+pub(crate) fn open_volume(options: &Options) -> Result<Opened> {
+    options.validate()?;
+    let device = open_device(options)?;
+    let config = ExecutorConfig { name: "open".into(), ..ExecutorConfig::default() };
+    let mut executor = Executor::new(config, backend(&options.place))?;
+    let handle = executor.handle();
+    executor.block_on(open_on(options, device, handle))
+}
+
+/// The backend that drives a volume in this place.
+pub(crate) fn backend(place: &Place) -> Backend {
+    match place {
+        Place::Path(_) => Backend::Ring,
+        Place::Simulated(disk) => Backend::Simulated(disk.clock()),
+    }
+}
+
+fn open_device(options: &Options) -> Result<SharedDevice> {
+    if let Some(device) = options.place.simulated() {
+        return Ok(device);
+    }
+    let Place::Path(given) = &options.place else { unreachable!("a place is a path or simulated") };
+    let path = options.place.path();
+    let exists = path.exists();
+    if exists {
+        let mode = if options.read_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
+        return Ok(SharedDevice::open_file(&path, mode)?);
+    }
+    if options.read_only || !options.create {
+        return Err(Error::NotFound(format!("there is no volume at {}", path.display())));
+    }
+    if given.is_dir() {
+        return Ok(SharedDevice::open_file(&path, OpenMode::Create)?);
+    }
+    // A path that does not exist becomes a directory.
+    std::fs::create_dir_all(given).map_err(|error| {
+        let errno = error.raw_os_error().unwrap_or_default();
+        siltstone_io::IoError::from_errno(siltstone_io::OpKind::Open, given, 0, 0, errno)
+    })?;
+    Ok(SharedDevice::open_file(&options.place.path(), OpenMode::Create)?)
+}
+
+async fn open_on(options: &Options, shared: SharedDevice, handle: Handle) -> Result<Opened> {
+    let device = handle.attach(&shared)?;
+    let found = match probe(&device).await? {
+        Probe::Volume(superblock) if !superblock.roots.is_empty() => Some(superblock),
+        Probe::Volume(_) | Probe::Blank if options.read_only || !options.create => {
+            return Err(Error::NotAVolume {
+                path: device.path().to_path_buf(),
+                reason: "it is empty or its creation was cut short; open it for writing with Options::create".into(),
+            });
+        }
+        Probe::Volume(_) | Probe::Blank => None,
+    };
+    match found {
+        Some(superblock) => Opening { options, shared, handle }.existing(superblock).await,
+        None => Opening { options, shared, handle }.create().await,
+    }
+}
+
+struct Opening<'o> {
+    options: &'o Options,
+    shared: SharedDevice,
+    handle: Handle,
+}
+
+/// The state of an existing volume before anything is changed.
+struct Existing {
+    manifests: Vec<FoundManifest>,
+    /// Each log that some manifest names, and its extents.
+    logs: BTreeMap<LogPosition, Vec<ExtentId>>,
+}
+
+impl Opening<'_> {
+    async fn create(self) -> Result<Opened> {
+        let device = self.handle.attach(&self.shared)?;
+        let mut superblock = Superblock {
+            volume: entropy_of(&self.options.place),
+            generation: 1,
+            page_bytes: self.options.page_bytes as u32,
+            extent_bytes: self.options.extent_bytes as u32,
+            key_groups: self.options.key_groups,
+            roots: Vec::new(),
+        };
+        if self.options.shards as u32 > superblock.key_groups {
+            return Err(too_many_shards(self.options.shards, superblock.key_groups));
+        }
+        let parts = VolumeParts::new(self.shared.clone(), &superblock, self.options.capacity_bytes)?;
+        let volume = Volume::new(parts.clone(), device.clone(), self.handle.clone(), None);
+        device.allocate(0, u64::from(parts.extent_bytes())).await.map_err(no_space)?;
+        write_superblock(&device, &superblock).await.map_err(|error| self.full(error))?;
+        let states = (0..self.options.shards).map(|shard| ManifestState::new(ShardId(shard as u16))).collect();
+        let roots = self.write_manifests(&volume, states).await.map_err(|error| self.full(error))?;
+        superblock = superblock.next(roots);
+        write_superblock(&device, &superblock).await.map_err(|error| self.full(error))?;
+        let manifests = self.read_manifests(&volume, &superblock).await?;
+        let existing = Existing { manifests, logs: BTreeMap::new() };
+        self.plan(parts, superblock, existing, None)
+    }
+
+    async fn existing(self, superblock: Superblock) -> Result<Opened> {
+        if self.options.shards as u32 > superblock.key_groups {
+            return Err(too_many_shards(self.options.shards, superblock.key_groups));
+        }
+        let device = self.handle.attach(&self.shared)?;
+        let mut superblock = superblock;
+        if !self.options.read_only {
+            superblock = superblock.next(superblock.roots.clone());
+        }
+        let parts = VolumeParts::new(self.shared.clone(), &superblock, self.options.capacity_bytes)?;
+        let volume = Volume::new(parts.clone(), device.clone(), self.handle.clone(), None);
+        let manifests = self.read_manifests(&volume, &superblock).await?;
+        let existing = self.mark(&volume, manifests).await?;
+        let committed = &existing.manifests[0].state.committed;
+        let target = match (&self.options.restore, self.options.durability) {
+            (Restore::Checkpoint(name), _) => Some(Some(by_name(committed, name).ok_or_else(|| {
+                let names: Vec<&str> = committed.values().map(|info| info.name.as_str()).collect();
+                Error::NotFound(format!("the volume has no checkpoint {name:?}; it has {names:?}"))
+            })?)),
+            (Restore::LastCheckpoint, _) | (Restore::Latest, Durability::Checkpoint) => {
+                Some(committed.keys().next_back().copied())
+            }
+            (Restore::Latest, _) => None,
+        };
+        let info = target.flatten().map(|id| CheckpointInfo::of(id, &committed[&id]));
+        let before: Vec<ManifestState> = existing.manifests.iter().map(|found| found.state.clone()).collect();
+        let mut states = match target {
+            Some(checkpoint) => restored(&before, checkpoint)?,
+            None => before.clone(),
+        };
+        if states.len() != self.options.shards {
+            states = resharded(&states, self.options.shards, superblock.key_groups);
+        }
+        if self.options.read_only {
+            let manifests = states.into_iter().map(PlannedManifest::ReadOnly).collect();
+            return self.plan_states(parts, superblock, manifests, existing.logs, info);
+        }
+        write_superblock(&device, &superblock).await?;
+        if states == before {
+            return self.plan(parts, superblock, existing, info);
+        }
+        let roots = self.write_manifests(&volume, states).await.map_err(|error| self.full(error))?;
+        superblock = superblock.next(roots);
+        write_superblock(&device, &superblock).await?;
+        let manifests = self.read_manifests(&volume, &superblock).await?;
+        let old_metadata = existing.manifests.iter().flat_map(|found| found.extents().collect::<Vec<_>>()).collect();
+        volume.free_extents(old_metadata).await;
+        // What only the old manifests referred to: free what no new one does.
+        let ssts = |states: &mut dyn Iterator<Item = &ManifestState>| {
+            states.flat_map(|state| state.sst_extents()).collect::<BTreeSet<ExtentId>>()
+        };
+        let old = ssts(&mut before.iter());
+        let new = ssts(&mut manifests.iter().map(|found| &found.state));
+        volume.free_extents(old.difference(&new).copied().collect()).await;
+        let used: BTreeSet<LogPosition> =
+            manifests.iter().flat_map(|found| found.state.wal.iter().map(|chain| chain.head)).collect();
+        let (logs, unused): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            existing.logs.into_iter().partition(|(head, _)| used.contains(head));
+        let kept: BTreeSet<ExtentId> = logs.values().flatten().copied().collect();
+        let unused: BTreeSet<ExtentId> = unused.into_values().flatten().collect();
+        volume.free_extents(unused.difference(&kept).copied().collect()).await;
+        self.plan(parts, superblock, Existing { manifests, logs }, info)
+    }
+
+    async fn read_manifests(&self, volume: &Volume, superblock: &Superblock) -> Result<Vec<FoundManifest>> {
+        let mut manifests = Vec::new();
+        for (shard, root) in superblock.roots.iter().enumerate() {
+            manifests.push(FoundManifest::read(volume, ShardId(shard as u16), *root).await?);
+        }
+        Ok(manifests)
+    }
+
+    /// Marks everything in use.
+    async fn mark(&self, volume: &Volume, manifests: Vec<FoundManifest>) -> Result<Existing> {
+        let parts = volume.parts();
+        let mut ssts: BTreeMap<SstId, Vec<ExtentId>> = BTreeMap::new();
+        let mut logs: BTreeMap<LogPosition, Vec<ExtentId>> = BTreeMap::new();
+        let mut log_extents: BTreeSet<ExtentId> = BTreeSet::new();
+        for found in &manifests {
+            found.extents().try_for_each(|extent| parts.mark_used(extent))?;
+            for (id, meta) in found.state.ssts() {
+                let extents = ssts.entry(id).or_insert_with(|| meta.extents.clone());
+                if *extents != meta.extents {
+                    return Err(Error::corruption("manifest", format!("two manifests disagree on where SST {id} is")));
+                }
+            }
+            for chain in &found.state.wal {
+                if let std::collections::btree_map::Entry::Vacant(entry) = logs.entry(chain.head) {
+                    let extents = read_chain(volume, chain.head).await?;
+                    log_extents.extend(&extents);
+                    entry.insert(extents);
+                }
+            }
+        }
+        // Several shards may share an SST, and several positions a log.
+        ssts.values().flatten().try_for_each(|&extent| parts.mark_used(extent))?;
+        log_extents.iter().try_for_each(|&extent| parts.mark_used(extent))?;
+        Ok(Existing { manifests, logs })
+    }
+
+    async fn write_manifests(&self, volume: &Volume, states: Vec<ManifestState>) -> Result<Vec<ExtentId>> {
+        let mut roots = Vec::new();
+        for state in states {
+            let root = volume.allocate_extent(Placement::Metadata).await?;
+            Manifest::create(volume.clone(), root, state).await?;
+            roots.push(root);
+        }
+        Ok(roots)
+    }
+
+    fn plan(
+        &self,
+        parts: VolumeParts,
+        superblock: Superblock,
+        existing: Existing,
+        info: Option<CheckpointInfo>,
+    ) -> Result<Opened> {
+        let manifests = existing.manifests.into_iter().map(PlannedManifest::Found).collect();
+        self.plan_states(parts, superblock, manifests, existing.logs, info)
+    }
+
+    fn plan_states(
+        &self,
+        parts: VolumeParts,
+        superblock: Superblock,
+        manifests: Vec<PlannedManifest>,
+        logs: BTreeMap<LogPosition, Vec<ExtentId>>,
+        restored: Option<CheckpointInfo>,
+    ) -> Result<Opened> {
+        let shards = manifests.len();
+        let committed_infos = manifests[0].state().committed.clone();
+        let committed: BTreeSet<u64> = committed_infos.keys().copied().collect();
+        let keyspaces = self.keyspaces(manifests.iter().map(PlannedManifest::state))?;
+        let newest = manifests.iter().map(|manifest| manifest.state().epoch).max().unwrap_or_default();
+        let epoch = Epoch(newest.0 + 1);
+        let gate = EpochGate::new(epoch, shards);
+        let config = self.shard_config(superblock.key_groups);
+        let mut registry = SstRegistry::new(parts.clone());
+        let mut shared_logs: BTreeMap<LogPosition, Arc<SharedExtents>> = BTreeMap::new();
+        let mut plans = Vec::new();
+        for (shard, manifest) in manifests.into_iter().enumerate() {
+            let mut files: BTreeMap<SstId, Arc<SstFile>> = BTreeMap::new();
+            for (id, meta) in manifest.state().ssts() {
+                files.insert(id, registry.open(id, meta.pages, &meta.extents)?);
+            }
+            let mut replayed = Vec::new();
+            for chain in &manifest.state().wal {
+                let log = shared_logs.entry(chain.head).or_insert_with(|| {
+                    SharedExtents::new(parts.clone(), logs.get(&chain.head).cloned().unwrap_or_default())
+                });
+                log.retain();
+                replayed.push(Arc::clone(log));
+            }
+            plans.push(ShardPlan {
+                id: ShardId(shard as u16),
+                groups: groups_of_shard(shard, shards, superblock.key_groups),
+                config: config.clone(),
+                parts: parts.clone(),
+                gate: Arc::clone(&gate),
+                manifest,
+                files,
+                logs: replayed,
+                committed: committed.clone(),
+                keyspaces: keyspaces.clone(),
+                epoch,
+            });
+        }
+        let committed = committed_infos.iter().map(|(id, info)| CheckpointInfo::of(*id, info)).collect();
+        Ok(Opened { plans, gate, keyspaces, key_groups: superblock.key_groups, restored, committed })
+    }
+
+    /// All keyspaces that some shard has, and those that the options ask for.
+    fn keyspaces<'s>(
+        &self,
+        states: impl Iterator<Item = &'s ManifestState>,
+    ) -> Result<Vec<(KeyspaceId, String, KeyspaceOptions)>> {
+        let mut by_id: BTreeMap<KeyspaceId, (String, KeyspaceOptions)> = BTreeMap::new();
+        let mut next = KeyspaceId(0);
+        for state in states {
+            next = next.max(state.next_keyspace);
+            for (id, keyspace) in &state.keyspaces {
+                let options = decode_options(&keyspace.name, &keyspace.options)?;
+                by_id.entry(*id).or_insert_with(|| (keyspace.name.clone(), options));
+            }
+        }
+        for (name, options) in &self.options.keyspaces {
+            match by_id.values_mut().find(|(known, _)| known == name) {
+                Some((_, known)) if known.partition != options.partition => {
+                    return Err(Error::InvalidArgument(format!(
+                        "keyspace {name} was created with {:?} and is opened with {:?}: the partition part of a keyspace cannot change",
+                        known.partition, options.partition
+                    )));
+                }
+                Some((_, known)) => *known = *options,
+                None if self.options.read_only => {
+                    return Err(Error::NotFound(format!("the volume has no keyspace {name}, and is opened read-only")));
+                }
+                None => {
+                    by_id.insert(next, (name.clone(), *options));
+                    next = KeyspaceId(next.0 + 1);
+                }
+            }
+        }
+        Ok(by_id.into_iter().map(|(id, (name, options))| (id, name, options)).collect())
+    }
+
+    fn shard_config(&self, key_groups: u32) -> ShardConfig {
+        ShardConfig {
+            durability: self.options.durability,
+            memory_bytes: self.options.memory_bytes / self.options.shards,
+            memtable_bytes: self.options.memtable_bytes_per_shard(),
+            table_bytes: self.options.table_bytes,
+            key_groups,
+            shards: self.options.shards,
+            read_only: self.options.read_only,
+        }
+    }
+
+    fn full(&self, error: Error) -> Error {
+        match error {
+            Error::Io(io) if io.is_no_space() => Error::NoSpace(io.to_string()),
+            other => other,
+        }
+    }
+}
+
+impl PlannedManifest {
+    pub(crate) fn state(&self) -> &ManifestState {
+        match self {
+            PlannedManifest::Found(found) => &found.state,
+            PlannedManifest::ReadOnly(state) => state,
+        }
+    }
+}
+
+fn too_many_shards(shards: usize, key_groups: u32) -> Error {
+    Error::InvalidArgument(format!("shards is {shards}, but the volume has only {key_groups} key groups"))
+}
+
+fn no_space(error: siltstone_io::IoError) -> Error {
+    if error.is_no_space() { Error::NoSpace(error.to_string()) } else { error.into() }
+}
+
+/// A volume's identity: random, but for simulated disks, where all must repeat.
+fn entropy_of(place: &Place) -> [u8; 16] {
+    match place {
+        Place::Path(_) => entropy(),
+        Place::Simulated(_) => *b"simulated volume",
+    }
+}

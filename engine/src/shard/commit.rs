@@ -1,0 +1,174 @@
+//! The write-ahead log of a shard: group commit.
+//!
+//! Writes put their records into one pending buffer. The commit task takes all of it and writes it as one commit of the log; what
+//! comes meanwhile forms the next. With `Sync` the task runs as soon as something is pending (it is queued behind
+//! the other ready tasks of the turn, so that all their writes share the device write and flush); with `Interval` it waits for the
+//! interval or for 256 KiB, whichever is first.
+//!
+//! # Invariants
+//!
+//! 1. Records reach the log in the order of [`WalWriter::appended`], and `durable` never runs ahead of what the device has confirmed.
+//! 2. After a failed append nothing is acknowledged any more: the shard is poisoned.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::ops::Range;
+use std::rc::Rc;
+
+use siltstone_io::local::Event;
+use siltstone_io::WriteDurability;
+
+use crate::engine::Durability;
+use crate::error::{Error, Result};
+use crate::log::{LogPosition, LogWriter};
+use crate::manifest::WalChain;
+use crate::shard::Shard;
+use crate::types::ExtentId;
+
+/// Pending bytes at which `Interval` durability writes before its time.
+const PENDING_BYTES_MAX: usize = 256 << 10;
+
+#[derive(Default)]
+pub(crate) struct WalWriter {
+    /// Absent with `Durability::Checkpoint` and in a read-only engine.
+    log: Option<LogWriter>,
+    pending: RefCell<Vec<u8>>,
+    /// Batches appended to the pending buffer so far, and how many of them are on stable storage.
+    appended: Cell<u64>,
+    durable: Cell<u64>,
+    /// Where the commit that is being written, or else the next one, starts.
+    commit_start: Cell<Option<LogPosition>>,
+    needed: Event,
+    progressed: Event,
+    forced: Cell<bool>,
+}
+
+impl WalWriter {
+    pub(crate) fn new(log: Option<LogWriter>) -> Self {
+        let commit_start = Cell::new(log.as_ref().map(LogWriter::position));
+        WalWriter { log, commit_start, ..WalWriter::default() }
+    }
+
+    pub(crate) fn pending(&self) -> RefMut<'_, Vec<u8>> {
+        self.pending.borrow_mut()
+    }
+
+    /// A batch has been put into the pending buffer: returns its number.
+    pub(crate) fn appended(&self, pending: RefMut<'_, Vec<u8>>) -> u64 {
+        drop(pending);
+        self.appended.set(self.appended.get() + 1);
+        self.needed.notify_one();
+        self.appended.get()
+    }
+
+    /// Waits until the batch with this number is on stable storage.
+    pub(crate) async fn durable(&self, shard: &Shard, record: u64) -> Result<()> {
+        while self.durable.get() < record {
+            shard.check_writable()?;
+            self.progressed.wait().await;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything written so far is on stable storage.
+    pub(crate) async fn sync(&self, shard: &Shard) -> Result<()> {
+        if self.log.is_none() {
+            return Ok(());
+        }
+        self.forced.set(true);
+        self.needed.notify_one();
+        self.durable(shard, self.appended.get()).await
+    }
+
+    /// Refuses a write for which the log has no room and can get none.
+    pub(crate) fn check_space(&self, shard: &Shard, bytes: usize) -> Result<()> {
+        match &self.log {
+            Some(log) if !log.has_room(self.pending.borrow().len() + bytes) => Err(Error::NoSpace(format!(
+                "the log of shard {} cannot grow; free space on {}",
+                shard.id,
+                shard.volume.device().path().display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The part of the log that a memtable which starts now needs.
+    pub(crate) fn chain_from_here(&self, groups: &Range<u32>) -> Vec<WalChain> {
+        match (&self.log, self.commit_start.get()) {
+            (Some(_), Some(head)) => vec![WalChain { head, end: None, groups: groups.clone() }],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Extents of the log that lie wholly before a position, taken off it.
+    pub(crate) fn trim(&self, floor: LogPosition) -> Vec<ExtentId> {
+        self.log.as_ref().map(|log| log.trim(floor)).unwrap_or_default()
+    }
+
+    pub(crate) fn bytes_written(&self) -> u64 {
+        self.log.as_ref().map_or(0, LogWriter::bytes_written)
+    }
+
+    pub(crate) fn wake_all(&self) {
+        self.needed.notify_all();
+        self.progressed.notify_all();
+    }
+
+    /// The commit task.
+    pub(crate) async fn run(shard: Rc<Shard>) {
+        let wal = &shard.wal;
+        let Some(log) = &wal.log else { return };
+        while !shard.is_poisoned() {
+            if wal.pending.borrow().is_empty() {
+                wal.forced.set(false);
+                wal.durable.set(wal.appended.get());
+                wal.progressed.notify_all();
+                if shard.closing.get() {
+                    break;
+                }
+                wal.needed.wait().await;
+                continue;
+            }
+            if let Durability::Interval(interval) = shard.config.durability {
+                wal.gather(&shard, interval.as_micros() as u64).await;
+            }
+            let payload = std::mem::take(&mut *wal.pending.borrow_mut());
+            let record = wal.appended.get();
+            wal.commit_start.set(Some(log.position()));
+            match log.append(&payload, WriteDurability::Durable).await {
+                Ok(_) => {
+                    wal.durable.set(record);
+                    wal.commit_start.set(Some(log.position()));
+                    // Give the buffer back where nothing is pending, so that it is not allocated anew each time.
+                    let mut pending = wal.pending.borrow_mut();
+                    if pending.is_empty() && payload.capacity() <= 4 * PENDING_BYTES_MAX {
+                        *pending = payload;
+                        pending.clear();
+                    }
+                }
+                Err(error) => shard.poison(&error),
+            }
+            wal.progressed.notify_all();
+        }
+        wal.progressed.notify_all();
+    }
+
+    /// Waits for the end of the interval, for enough bytes, or for somebody who cannot wait.
+    async fn gather(&self, shard: &Shard, interval_us: u64) {
+        let deadline = shard.handle.now_us() + interval_us;
+        let hurry = || {
+            self.forced.get()
+                || shard.closing.get()
+                || shard.is_poisoned()
+                || self.pending.borrow().len() >= PENDING_BYTES_MAX
+        };
+        while !hurry() {
+            let now = shard.handle.now_us();
+            if now >= deadline {
+                break;
+            }
+            let sleep = std::pin::pin!(shard.handle.sleep_us(deadline - now));
+            let needed = std::pin::pin!(self.needed.wait());
+            futures_util::future::select(sleep, needed).await;
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Point reads.
+
+use std::rc::Rc;
+
+use crate::engine::{Keyspace, TimeDomain};
+use crate::error::{Error, Result};
+use crate::memtable::MemEntry;
+use crate::engine::route::stored_key;
+use crate::read::{BlockBytes, ValueRef};
+use crate::shard::Shard;
+use crate::table::{self, BlockType};
+use crate::types::{Kind, ReadView, Trailer};
+use crate::version::{LEVELS, Table};
+
+/// Bytes of the expiry time in front of an expiring value.
+pub(crate) const EXPIRY_BYTES: usize = 8;
+
+impl Shard {
+    /// The value of a key in a view. Served from memory it allocates nothing and waits for nothing; otherwise it costs a device read
+    /// of one block for the data, and one each for filter and index partition where these are not in the cache.
+    pub(crate) async fn get(
+        &self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        view: &ReadView,
+        time_ms: Option<u64>,
+    ) -> Result<Option<ValueRef>> {
+        let group = self.own_group(keyspace, key)?;
+        let stored = stored_key(group, key);
+        self.counters.gets.set(self.counters.gets.get() + 1);
+        if let Some(entry) = self.memtables.find(|memtable| memtable.get(keyspace.id(), &stored, view)) {
+            return self.resolve_memtable(keyspace, entry, time_ms);
+        }
+        let version = self.keyspace(keyspace.id())?.version();
+        let hash = table::key_hash(&stored);
+        for candidate in version.level(0).iter().filter(|candidate| candidate.may_hold(&stored)) {
+            if let Some((trailer, value)) = self.get_in_table(candidate, &stored, hash, view).await? {
+                return self.resolve(keyspace, trailer, value, time_ms);
+            }
+        }
+        for level in 1..LEVELS {
+            if let Some(candidate) = version.find(level, &stored)
+                && let Some((trailer, value)) = self.get_in_table(candidate, &stored, hash, view).await?
+            {
+                return self.resolve(keyspace, trailer, value, time_ms);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn get_in_table(
+        &self,
+        table: &Rc<Table>,
+        key: &[u8],
+        hash: u64,
+        view: &ReadView,
+    ) -> Result<Option<(Trailer, ValueRef)>> {
+        let blocks = &self.blocks;
+        let directory = match table.directory() {
+            Some(directory) => directory,
+            None => blocks.directory(table).await?,
+        };
+        if let Some(handle) = directory.find_filter(key) {
+            let filter = blocks.block(table, BlockType::Filter, handle).await?;
+            if !table::filter_may_contain(&filter, hash) {
+                return Ok(None);
+            }
+        }
+        let newest_seen = Trailer::new(view.upper, Kind::PutExpiring);
+        let Some(mut partition) = directory.find_index(key, newest_seen) else { return Ok(None) };
+        let mut after = None;
+        loop {
+            let index = blocks.block(table, BlockType::Index, directory.index_handle(partition)).await?;
+            let found = match after {
+                None => table::index_find(&index, key, newest_seen)?,
+                Some(page) => table::index_after(&index, page)?,
+            };
+            let Some(handle) = found else {
+                // The key's versions may go on in the next partition.
+                partition += 1;
+                if partition >= directory.index_partitions() || after.is_none() {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let data = blocks.block(table, BlockType::Data, handle).await?;
+            match table::data_get(&data, key, view)? {
+                table::Lookup::Found(trailer, range) => {
+                    return Ok(Some((trailer, ValueRef::in_block(BlockBytes::Cached(data), range))));
+                }
+                table::Lookup::Absent => return Ok(None),
+                // All versions of the key in this block are hidden from the view, and more may follow in the next.
+                table::Lookup::GoesOn => after = Some(handle.page),
+            }
+        }
+    }
+
+    fn resolve_memtable(&self, keyspace: &Keyspace, entry: MemEntry, time_ms: Option<u64>) -> Result<Option<ValueRef>> {
+        match entry.trailer.kind() {
+            Kind::Delete => Ok(None),
+            Kind::Put => Ok(Some(ValueRef::in_memtable(entry.value, 0))),
+            Kind::PutExpiring => {
+                let expired = self.is_expired(keyspace, &entry.value, time_ms)?;
+                Ok((!expired).then(|| ValueRef::in_memtable(entry.value, EXPIRY_BYTES)))
+            }
+        }
+    }
+
+    fn resolve(
+        &self,
+        keyspace: &Keyspace,
+        trailer: Trailer,
+        value: ValueRef,
+        time_ms: Option<u64>,
+    ) -> Result<Option<ValueRef>> {
+        match trailer.kind() {
+            Kind::Delete => Ok(None),
+            Kind::Put => Ok(Some(value)),
+            Kind::PutExpiring => {
+                let expired = self.is_expired(keyspace, &value, time_ms)?;
+                Ok((!expired).then(|| value.skip(EXPIRY_BYTES)))
+            }
+        }
+    }
+
+    /// Whether an expiring value (with its expiry time in front) has expired at the operation's time.
+    pub(crate) fn is_expired(&self, keyspace: &Keyspace, value: &[u8], time_ms: Option<u64>) -> Result<bool> {
+        Ok(expiry_ms(value)? <= self.now_ms(keyspace, time_ms))
+    }
+
+    /// The time that a keyspace's TTL follows; 0 where event time is not known yet: then nothing has expired.
+    pub(crate) fn now_ms(&self, keyspace: &Keyspace, time_ms: Option<u64>) -> u64 {
+        match keyspace.options().ttl.map(|ttl| ttl.time) {
+            Some(TimeDomain::Processing) => self.wall_ms(),
+            Some(TimeDomain::Event) | None => time_ms.or(self.watermark_ms()).unwrap_or_default(),
+        }
+    }
+}
+
+/// The expiry time in front of an expiring value.
+pub(crate) fn expiry_ms(value: &[u8]) -> Result<u64> {
+    value
+        .first_chunk::<EXPIRY_BYTES>()
+        .map(|bytes| u64::from_le_bytes(*bytes))
+        .ok_or_else(|| Error::corruption("data block", "an expiring value without its expiry time"))
+}

@@ -1,0 +1,146 @@
+//! The shard's mailbox: operators and control tasks that come from other threads.
+//!
+//! An operator with a key runs alone among those of its key, in the order in which they arrived; operators of different keys run
+//! side by side. Control tasks (barriers, checkpoints, keyspaces, closing) have a mailbox of their own, so that a flood of operators
+//! does not delay them.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use futures_util::future::{Either, LocalBoxFuture, select};
+use rustc_hash::FxHashMap;
+use siltstone_io::{Class, mailbox};
+use std::cell::RefCell;
+
+use crate::checkpoint::EpochGuard;
+use crate::shard::{LocalShard, Scope, Shard};
+
+/// What the operator's sender wants done with the shard.
+pub(crate) type OperatorFn = Box<dyn FnOnce(LocalShard) -> LocalBoxFuture<'static, ()> + Send>;
+/// Work on the shard itself.
+pub(crate) type Control = Box<dyn FnOnce(Rc<Shard>) -> LocalBoxFuture<'static, ()> + Send>;
+
+/// An operator on its way to its data.
+pub(crate) struct Operator {
+    /// The hash of its key, where it must run alone among those with the same.
+    pub(crate) key_hash: Option<u64>,
+    pub(crate) epoch: EpochGuard,
+    pub(crate) run: OperatorFn,
+}
+
+/// What a mailbox of operators carries.
+pub(crate) type Message = Operator;
+
+/// The operators that wait for another one of their key.
+#[derive(Default)]
+struct KeyQueues {
+    running: RefCell<FxHashMap<u64, VecDeque<Operator>>>,
+}
+
+impl Shard {
+    /// Takes operators until all senders are gone or the shard closes.
+    pub(crate) async fn serve(
+        self: Rc<Self>,
+        mut operators: mailbox::Receiver<Message>,
+        mut controls: mailbox::Receiver<Control>,
+    ) {
+        let queues = Rc::new(KeyQueues::default());
+        loop {
+            while let Some(control) = controls.try_recv() {
+                self.handle.spawn(Class::Foreground, control(Rc::clone(&self)));
+            }
+            let mut taken = 0;
+            while let Some(operator) = operators.try_recv() {
+                self.take_operator(&queues, operator);
+                taken += 1;
+                if taken == OPERATORS_A_ROUND {
+                    break;
+                }
+            }
+            if taken > 0 {
+                // Let them run before more are taken, so that a burst does not pile up in memory.
+                self.handle.yield_now().await;
+                continue;
+            }
+            let next = select(std::pin::pin!(controls.recv()), std::pin::pin!(operators.recv())).await;
+            match next {
+                Either::Left((Some(control), _)) => self.handle.spawn(Class::Foreground, control(Rc::clone(&self))),
+                Either::Right((Some(operator), _)) => self.take_operator(&queues, operator),
+                // The last handle of the engine is gone.
+                Either::Left((None, _)) | Either::Right((None, _)) => break,
+            }
+            if self.closing.get() {
+                break;
+            }
+        }
+        self.begin_close();
+    }
+
+    fn take_operator(self: &Rc<Self>, queues: &Rc<KeyQueues>, operator: Operator) {
+        let Some(hash) = operator.key_hash else {
+            let run = self.run_operator(operator);
+            return self.handle.spawn(Class::Foreground, run);
+        };
+        let mut running = queues.running.borrow_mut();
+        if let Some(queue) = running.get_mut(&hash) {
+            queue.push_back(operator);
+            return;
+        }
+        running.insert(hash, VecDeque::new());
+        drop(running);
+        let (shard, queues) = (Rc::clone(self), Rc::clone(queues));
+        self.handle.spawn(Class::Foreground, async move {
+            let mut next = Some(operator);
+            while let Some(operator) = next {
+                shard.run_operator(operator).await;
+                let mut running = queues.running.borrow_mut();
+                let queue = running.get_mut(&hash).expect("the key's queue stays while one of its operators runs");
+                next = queue.pop_front();
+                if next.is_none() {
+                    running.remove(&hash);
+                }
+            }
+        });
+    }
+
+    fn run_operator(self: &Rc<Self>, operator: Operator) -> impl Future<Output = ()> + use<> {
+        let scope = Scope::remote(self, operator.epoch);
+        (operator.run)(LocalShard::new(Rc::clone(self), Some(scope)))
+    }
+
+    /// Ends the shard's tasks: what is in the log's buffer is written, nothing else.
+    pub(crate) fn begin_close(&self) {
+        self.closing.set(true);
+        self.wal.wake_all();
+        self.events.flush.notify_all();
+        self.events.compaction.notify_all();
+        self.events.admission.notify_all();
+        self.events.checkpoint.notify_all();
+    }
+
+    /// Whether the shard is closing or closed.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// Resolves when the background tasks have ended after [`Self::begin_close`].
+    pub(crate) async fn stopped(&self) {
+        while self.tasks.get() > 0 {
+            self.events.stopped.wait().await;
+        }
+    }
+
+    /// Starts a background task that [`Self::stopped`] waits for.
+    pub(crate) fn spawn_task(self: &Rc<Self>, class: Class, task: impl Future<Output = ()> + 'static) {
+        self.tasks.set(self.tasks.get() + 1);
+        let shard = Rc::clone(self);
+        self.handle.spawn(class, async move {
+            task.await;
+            shard.tasks.set(shard.tasks.get() - 1);
+            shard.events.stopped.notify_all();
+        });
+    }
+}
+
+/// Operators that are taken from the mailbox before those that are there run on.
+const OPERATORS_A_ROUND: usize = 256;
