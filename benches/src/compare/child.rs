@@ -36,19 +36,24 @@ pub(crate) fn run_child(job: &str) -> Result<()> {
     Ok(())
 }
 
+fn drive_number(drive: Drive) -> u64 {
+    let kind = match drive {
+        Drive::Blocking => 0,
+        Drive::Batch(_) => 1,
+        Drive::Threads(_) => 2,
+        Drive::InFlight(_) => 3,
+    };
+    (drive.depth() as u64) << 8 | kind
+}
+
 /// Names the data of a store; written once its load is complete.
 pub(crate) fn marker(dir: &Path) -> PathBuf {
     dir.join("data.json")
 }
 
 /// The engine's own files.
-fn store(dir: &Path) -> PathBuf {
+pub(crate) fn store(dir: &Path) -> PathBuf {
     dir.join("store")
-}
-
-/// The versions of the keys after the last run.
-fn versions_path(dir: &Path) -> PathBuf {
-    dir.join("versions")
 }
 
 fn load(job: &Job) -> Result<Outcome> {
@@ -84,34 +89,25 @@ struct Plan {
 
 impl Plan {
     fn run(&self, job: &Job) -> Result<Outcome> {
-        let (store, versions_path) = (store(&job.dir), versions_path(&job.dir));
+        let store = store(&job.dir);
         drop_page_cache(&store)?;
-        let versions = match self.workload {
-            Workload::Rmw if versions_path.exists() => Versions::load(&versions_path, job.config.keys)?,
-            Workload::Rmw => Versions::zero(job.config.keys),
-            _ => Versions::zero(0),
-        };
-        // The same for all engines and drives of a round, another in each round.
-        let seed = mix(job.seed ^ u64::from(self.round) << 32);
+        // A run that writes works on a fresh copy of the loaded store.
+        let versions = Versions::zero(if self.workload == Workload::Rmw { job.config.keys } else { 0 });
+        // The same for all engines that are driven alike, another for each drive and round: what one drive of an engine has just
+        // read may be in a cache below the device's driver.
+        let seed = mix(job.seed ^ u64::from(self.round) << 32 ^ drive_number(self.drive));
         let warm_up = Operations::draw(self, job, &versions, self.warm_up_ops, mix(seed))?;
         let operations = Operations::draw(self, job, &versions, self.ops, seed)?;
         let mut recorder = Recorder::new();
 
         let memory = Memory::watch()?;
         let mut engine = engines::open(job.engine, &store, &job.config)?;
-        if self.workload == Workload::Rmw {
-            // If the run fails on the way the versions are unknown: the store must not be used again.
-            let _ = fs::remove_file(marker(&job.dir));
-        }
         warm_up.put_to(&mut *engine, self.drive, &mut Recorder::new())?;
         let (before, start) = (Usage::so_far()?, now());
         operations.put_to(&mut *engine, self.drive, &mut recorder)?;
         let (elapsed, usage) = (start.elapsed(), Usage::so_far()?.since(before));
         let peak_memory_bytes = memory.peak_bytes()?;
         engine.close()?;
-        if self.workload == Workload::Rmw {
-            versions.store(&versions_path)?;
-        }
         let mut outcome = outcome(&recorder, elapsed, usage);
         outcome.space_bytes = directory_bytes(&store)?;
         outcome.peak_memory_bytes = peak_memory_bytes;
@@ -158,7 +154,8 @@ fn outcome(recorder: &Recorder, elapsed: Duration, usage: Usage) -> Outcome {
         ops,
         ops_per_s: ops as f64 / elapsed.as_secs_f64(),
         latency: recorder.latency(),
-        cpu_us_per_op: usage.cpu_us as f64 / ops as f64,
+        // The bare ring's load counts no operations.
+        cpu_us_per_op: usage.cpu_us as f64 / ops.max(1) as f64,
         device_read_bytes: usage.device_read_bytes,
         device_write_bytes: usage.device_write_bytes,
         ..Outcome::default()

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::Result;
 use crate::cli::CompareArgs;
-use crate::compare::{Outcome, Series};
+use crate::compare::{Outcome, Series, unbounded_by_memory};
 use crate::engines::{Drive, EngineConfig, EngineKind};
 use crate::measure::{Latency, memory_limit_bytes};
 use crate::workload::Workload;
@@ -26,6 +26,14 @@ pub(crate) fn print(args: &CompareArgs, config: &EngineConfig, series: &[Series]
     }
     print_rows(&rows);
     println!("\nratio: ops/s over those of {} with as many in flight, its best drive.", args.engines[0].name());
+    let cached = unbounded_by_memory(args, config);
+    if !cached.is_empty() {
+        // Part of the table, so that it goes where the table goes.
+        println!(
+            "NOT COMPARABLE: {} read through a page cache that no memory limit keeps smaller than the data.",
+            cached.join(", ")
+        );
+    }
     Ok(())
 }
 
@@ -166,6 +174,7 @@ impl Json {
             "kind": "setup", "workload": args.workload.name(), "engines": engines, "config": config, "rounds": args.rounds,
             "in_flight": args.in_flight, "ops": args.ops, "seed": args.seed,
             "memory_limit_bytes": memory_limit_bytes(args.cgroup.as_deref()),
+            "not_comparable": unbounded_by_memory(args, config),
         }))
     }
 

@@ -1,6 +1,7 @@
 //! fjall.
 //!
-//! The budget is split: 3 write buffers as large as RocksDB's, the rest is cache. No compression; 2 workers; other options as they
+//! The budget is split: 3 write buffers as large as RocksDB's (one filling, two being flushed; fjall itself does not bound how many
+//! there are), the rest is cache. No compression; 2 workers; other options as they
 //! come (filters of 10 bits and more, index and filters partitioned from level 3 on). Its journal cannot be turned off: it is left
 //! unsynced, and in its own buffer for as long as it likes. It has neither a batched get nor direct I/O.
 
@@ -29,7 +30,6 @@ impl Fjall {
         let cache_bytes = config.memory_bytes.saturating_sub(write_buffers_bytes).max(config.memory_bytes / 4);
         let database = Database::builder(dir)
             .cache_size(cache_bytes)
-            .max_write_buffer_size(Some(write_buffers_bytes))
             .journal_compression(CompressionType::None)
             .manual_journal_persist(true)
             .worker_threads(2)

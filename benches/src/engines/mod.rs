@@ -133,10 +133,10 @@ impl EngineConfig {
         u64::from(self.keys) * (self.key_bytes + self.value_bytes) as u64
     }
 
-    /// The peers' write buffer: an eighth of the budget, within 16 to 64 MiB.
+    /// The peers' write buffer: an eighth of the budget, at most 64 MiB. They have three.
     #[cfg(any(feature = "rocksdb", feature = "fjall"))]
     pub(crate) fn write_buffer_bytes(&self) -> u64 {
-        (self.memory_bytes / 8).clamp(16 << 20, 64 << 20)
+        (self.memory_bytes / 8).clamp(1 << 20, 64 << 20)
     }
 }
 

@@ -18,13 +18,6 @@ use crate::engines::{Drive, Engine, EngineConfig, threads, unsupported};
 use crate::measure::{Recorder, now};
 use crate::workload::{Gets, KeyShape, Load, Rmw, Scans};
 
-/// RocksDB asks its embedder whether it may use io_uring, through this symbol, and does without where it is missing:
-/// MultiGet then reads one block after another.
-#[unsafe(no_mangle)]
-extern "C" fn RocksDbIOUringEnable() -> bool {
-    true
-}
-
 /// How it reaches the device.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Io {

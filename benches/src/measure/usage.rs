@@ -1,7 +1,7 @@
 //! What a process used, as the kernel counts it, and what a directory takes.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -82,7 +82,10 @@ pub(crate) fn drop_page_cache(dir: &Path) -> io::Result<()> {
 /// Moves this process into a memory cgroup.
 pub(crate) fn join_cgroup(cgroup: &Path) -> Result<()> {
     let path = cgroup.join("cgroup.procs");
-    fs::write(&path, std::process::id().to_string()).map_err(|error| format!("{}: {error}", path.display()).into())
+    // Never created: in a directory that is no cgroup the process would go on without a limit.
+    let file = OpenOptions::new().write(true).open(&path);
+    let joined = file.and_then(|mut file| file.write_all(std::process::id().to_string().as_bytes()));
+    joined.map_err(|error| format!("cannot join the cgroup: {}: {error}", path.display()).into())
 }
 
 /// The limit of a memory cgroup, or, without one, of those that this process is in; `None` where there is no limit.
@@ -163,5 +166,31 @@ mod tests {
         fs::write(dir.path().join("a/b"), vec![1; 10_000]).unwrap();
         drop_page_cache(dir.path()).unwrap();
         assert!(directory_bytes(dir.path()).unwrap() >= 10_000);
+    }
+
+    #[test]
+    fn the_smallest_limit_on_the_way_up_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        fs::write(dir.path().join("memory.max"), "1000\n").unwrap();
+        fs::write(inner.join("memory.max"), "max\n").unwrap();
+        assert_eq!(memory_limit_bytes(Some(&inner)), Some(1000));
+        fs::write(inner.join("memory.max"), "500\n").unwrap();
+        assert_eq!(memory_limit_bytes(Some(&inner)), Some(500));
+    }
+
+    #[test]
+    fn a_version_1_limit_that_is_no_limit_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
+        assert_eq!(memory_limit_bytes(Some(dir.path())), None);
+    }
+
+    #[test]
+    fn a_directory_that_is_no_cgroup_is_not_joined() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(join_cgroup(dir.path()).is_err());
+        assert!(!dir.path().join("cgroup.procs").exists());
     }
 }

@@ -5,7 +5,6 @@
 //!    order by key holds without locks.
 //! 3. Every value that comes back goes through `check`, `update` or a [`ScanCheck`]; a wrong one ends the run with an error.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::Result;
@@ -164,21 +163,6 @@ impl Versions {
         Versions { versions: (0..keys).map(|_| AtomicU8::new(0)).collect() }
     }
 
-    /// The table that an earlier run stored.
-    pub(crate) fn load(path: &Path, keys: u32) -> Result<Self> {
-        let bytes = std::fs::read(path)?;
-        if bytes.len() != keys as usize {
-            return Err(format!("{} is not of this data set: delete it", path.display()).into());
-        }
-        Ok(Versions { versions: bytes.into_iter().map(AtomicU8::new).collect() })
-    }
-
-    /// Stores the table for the next run.
-    pub(crate) fn store(&self, path: &Path) -> Result<()> {
-        let bytes: Vec<u8> = self.versions.iter().map(|version| version.load(Ordering::Relaxed)).collect();
-        Ok(std::fs::write(path, bytes)?)
-    }
-
     // Relaxed: all accesses to one key are from one thread at a time (point 2 of the module).
     #[inline]
     fn current(&self, index: u32) -> u8 {
@@ -257,16 +241,5 @@ mod tests {
         assert!(entry(&mut check, 400).is_err());
         check.end().unwrap();
         assert!(scans.check(3).end().is_err());
-    }
-
-    #[test]
-    fn versions_survive_their_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("versions");
-        let versions = Versions::zero(10);
-        versions.advance(3, 254);
-        versions.store(&path).unwrap();
-        assert_eq!(Versions::load(&path, 10).unwrap().current(3), 255);
-        assert!(Versions::load(&path, 11).is_err());
     }
 }
