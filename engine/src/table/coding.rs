@@ -1,0 +1,177 @@
+//! The small codecs under every block: varints, trailers, checked fixed-width reads.
+//!
+//! A *varint* is LEB128: seven bits a byte, lowest first, the top bit set on all bytes but the last.
+//!
+//! A *stored trailer* is the varint of `seq << 3 | kind`. Sequence number 0, which compaction gives to entries that every
+//! reader sees, costs one byte; the in-memory word (`seq << 8 | kind`) would cost two.
+//!
+//! Readers return `None` on anything malformed; callers turn that into a corruption error that names their structure.
+
+use crate::types::{SeqNo, Trailer};
+
+const KIND_BITS: u32 = 3;
+
+/// Appends the varint of `value`.
+#[inline]
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// How many bytes the varint of `value` takes.
+#[inline]
+pub(super) const fn varint_bytes(value: u64) -> usize {
+    let bits = 64 - (value | 1).leading_zeros() as usize;
+    bits.div_ceil(7)
+}
+
+/// Reads a varint at `*at` and moves `*at` behind it.
+#[inline]
+pub(super) fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
+    let first = *bytes.get(*at)?;
+    *at += 1;
+    if first < 0x80 {
+        return Some(u64::from(first));
+    }
+    varint_rest(bytes, at, u64::from(first & 0x7f))
+}
+
+#[inline]
+fn varint_rest(bytes: &[u8], at: &mut usize, mut value: u64) -> Option<u64> {
+    let mut shift = 7;
+    loop {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        // The tenth byte has room for one bit.
+        if shift == 63 && byte > 1 {
+            return None;
+        }
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+        shift += 7;
+    }
+}
+
+/// Reads a varint that must fit a `u32`: a length.
+#[inline]
+pub(super) fn length(bytes: &[u8], at: &mut usize) -> Option<usize> {
+    let value = varint(bytes, at)?;
+    u32::try_from(value).ok().map(|value| value as usize)
+}
+
+/// The number that stands for a trailer in a block.
+#[inline]
+pub(super) fn trailer_code(trailer: Trailer) -> u64 {
+    trailer.seq().0 << KIND_BITS | trailer.kind() as u64
+}
+
+/// The trailer for which a number stands; `None` where the kind is unknown or the sequence number too large.
+#[inline]
+pub(super) fn trailer_from_code(code: u64) -> Option<Trailer> {
+    let seq = code >> KIND_BITS;
+    if seq > SeqNo::MAX.0 {
+        return None;
+    }
+    Trailer::from_u64(seq << 8 | code & ((1 << KIND_BITS) - 1))
+}
+
+/// The number of leading bytes that two keys have in common.
+#[inline]
+pub(super) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    let limit = a.len().min(b.len());
+    let mut at = 0;
+    let (words_a, words_b) = (a.chunks_exact(8), b.chunks_exact(8));
+    for (word_a, word_b) in words_a.zip(words_b) {
+        let difference = word(word_a) ^ word(word_b);
+        if difference != 0 {
+            return at + (difference.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    while at < limit && a[at] == b[at] {
+        at += 1;
+    }
+    at
+}
+
+#[inline]
+fn word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(bytes);
+    u64::from_le_bytes(word)
+}
+
+/// Reads a little-endian `u16` at a byte offset.
+#[inline]
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|chunk| u16::from_le_bytes(*chunk))
+}
+
+/// Reads a little-endian `u32` at a byte offset.
+#[inline]
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|chunk| u32::from_le_bytes(*chunk))
+}
+
+/// Reads a little-endian `u64` at a byte offset.
+#[inline]
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|chunk| u64::from_le_bytes(*chunk))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::Kind;
+
+    proptest! {
+        #[test]
+        fn varints_read_back_and_take_the_bytes_foretold(value in prop_oneof![any::<u64>(), 0..70_000u64, (0..64u32).prop_map(|bit| 1 << bit)]) {
+            let mut bytes = vec![0xaa];
+            put_varint(&mut bytes, value);
+            prop_assert_eq!(bytes.len() - 1, varint_bytes(value));
+            let mut at = 1;
+            prop_assert_eq!(varint(&bytes, &mut at), Some(value));
+            prop_assert_eq!(at, bytes.len());
+            let mut at = 1;
+            prop_assert_eq!(length(&bytes, &mut at).map(|length| length as u64), u32::try_from(value).ok().map(u64::from));
+            // Cut short it is refused.
+            prop_assert_eq!(varint(&bytes[..bytes.len() - 1], &mut 1), None);
+        }
+
+        #[test]
+        fn trailers_read_back(seq in 0..=SeqNo::MAX.0, kind in 0..3u8) {
+            let trailer = Trailer::new(SeqNo(seq), Kind::from_u8(kind).unwrap());
+            prop_assert_eq!(trailer_from_code(trailer_code(trailer)), Some(trailer));
+        }
+
+        #[test]
+        fn common_prefix_is_that_of_a_byte_loop(a in prop::collection::vec(0..2u8, 0..40), b in prop::collection::vec(0..2u8, 0..40), shared in prop::collection::vec(any::<u8>(), 0..40)) {
+            let (a, b) = ([shared.clone(), a].concat(), [shared, b].concat());
+            let expected = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+            prop_assert_eq!(common_prefix(&a, &b), expected);
+        }
+    }
+
+    #[test]
+    fn malformed_numbers_are_refused() {
+        assert_eq!(varint(&[0xff; 11], &mut 0), None);
+        assert_eq!(varint(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2], &mut 0), None);
+        assert_eq!(varint(&[], &mut 0), None);
+        assert_eq!(trailer_from_code(3), None);
+        assert_eq!(trailer_from_code(7), None);
+        assert_eq!(trailer_from_code(!7), None);
+    }
+
+    #[test]
+    fn sequence_number_zero_costs_one_byte() {
+        assert_eq!(varint_bytes(trailer_code(Trailer::new(SeqNo(0), Kind::PutExpiring))), 1);
+    }
+}
