@@ -5,6 +5,9 @@
 //! A *stored trailer* is the varint of `seq << 3 | kind`. Sequence number 0, which compaction gives to entries that every
 //! reader sees, costs one byte; the in-memory word (`seq << 8 | kind`) would cost two.
 //!
+//! A *length pair* says how a key is stored: the bytes it shares with the key before (upper nibble) and those that follow (lower). A nibble
+//! of 15 means that the rest, the length less 15, follows as a varint; first the upper's. Short keys, the common case, cost one byte.
+//!
 //! Readers return `None` on anything malformed; callers turn that into a corruption error that names their structure.
 
 use crate::types::{SeqNo, Trailer};
@@ -62,6 +65,42 @@ fn varint_rest(bytes: &[u8], at: &mut usize, mut value: u64) -> Option<u64> {
 pub(super) fn length(bytes: &[u8], at: &mut usize) -> Option<usize> {
     let value = varint(bytes, at)?;
     u32::try_from(value).ok().map(|value| value as usize)
+}
+
+/// A nibble of a length pair with this value goes on in a varint.
+const NIBBLE_MAX: usize = 15;
+
+/// Appends a length pair.
+#[inline]
+pub(super) fn put_length_pair(out: &mut Vec<u8>, shared: usize, suffix: usize) {
+    out.push((shared.min(NIBBLE_MAX) << 4 | suffix.min(NIBBLE_MAX)) as u8);
+    for length in [shared, suffix] {
+        if let Some(rest) = length.checked_sub(NIBBLE_MAX) {
+            put_varint(out, rest as u64);
+        }
+    }
+}
+
+/// How many bytes a length pair takes.
+#[inline]
+pub(super) fn length_pair_bytes(shared: usize, suffix: usize) -> usize {
+    let rest = |length: usize| length.checked_sub(NIBBLE_MAX).map_or(0, |rest| varint_bytes(rest as u64));
+    1 + rest(shared) + rest(suffix)
+}
+
+/// Reads a length pair: shared bytes, bytes that follow.
+#[inline]
+pub(super) fn length_pair(bytes: &[u8], at: &mut usize) -> Option<(usize, usize)> {
+    let pair = usize::from(*bytes.get(*at)?);
+    *at += 1;
+    let (mut shared, mut suffix) = (pair >> 4, pair & NIBBLE_MAX);
+    if shared == NIBBLE_MAX {
+        shared = shared.checked_add(length(bytes, at)?)?;
+    }
+    if suffix == NIBBLE_MAX {
+        suffix = suffix.checked_add(length(bytes, at)?)?;
+    }
+    Some((shared, suffix))
 }
 
 /// The number that stands for a trailer in a block.
@@ -144,6 +183,17 @@ mod tests {
             prop_assert_eq!(length(&bytes, &mut at).map(|length| length as u64), u32::try_from(value).ok().map(u64::from));
             // Cut short it is refused.
             prop_assert_eq!(varint(&bytes[..bytes.len() - 1], &mut 1), None);
+        }
+
+        #[test]
+        fn length_pairs_read_back_and_take_the_bytes_foretold(shared in prop_oneof![0..20usize, 0..40_000usize], suffix in prop_oneof![0..20usize, 0..40_000usize]) {
+            let mut bytes = Vec::new();
+            put_length_pair(&mut bytes, shared, suffix);
+            prop_assert_eq!(bytes.len(), length_pair_bytes(shared, suffix));
+            let mut at = 0;
+            prop_assert_eq!(length_pair(&bytes, &mut at), Some((shared, suffix)));
+            prop_assert_eq!(at, bytes.len());
+            prop_assert_eq!(length_pair(&bytes[..bytes.len() - 1], &mut 0), None);
         }
 
         #[test]

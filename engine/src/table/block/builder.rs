@@ -1,7 +1,7 @@
 //! Builds a data or index block: appends entries, knows exactly how long the block would be with one more.
 
 use super::header::{BlockHeader, BlockType, HEADER_BYTES};
-use crate::table::coding::{common_prefix, put_varint, trailer_code, varint_bytes};
+use crate::table::coding::{common_prefix, length_pair_bytes, put_length_pair, put_varint, trailer_code, varint_bytes};
 use crate::types::Trailer;
 
 /// A block in the making. The buffer is reused from block to block.
@@ -61,8 +61,7 @@ impl BlockBuilder {
         let restart = self.entries == 0 || self.since_restart == self.restart_interval;
         let shared = if restart { 0 } else { common };
         let suffix = key.len() - shared;
-        let entry_bytes = varint_bytes(shared as u64)
-            + varint_bytes(suffix as u64)
+        let entry_bytes = length_pair_bytes(shared, suffix)
             + varint_bytes(value_bytes as u64)
             + varint_bytes(trailer_code(trailer))
             + suffix
@@ -82,8 +81,7 @@ impl BlockBuilder {
         }
         self.since_restart += 1;
         self.entries += 1;
-        put_varint(&mut self.buf, shared as u64);
-        put_varint(&mut self.buf, (key.len() - shared) as u64);
+        put_length_pair(&mut self.buf, shared, key.len() - shared);
         put_varint(&mut self.buf, value.len() as u64);
         put_varint(&mut self.buf, trailer_code(trailer));
         self.buf.extend_from_slice(&key[shared..]);

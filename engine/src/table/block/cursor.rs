@@ -6,7 +6,7 @@
 //! Invariants:
 //! 1. On an entry: `at` is its offset, `next` that of its successor, `key`, `trailer` and `value` are its fields.
 //! 2. Not on an entry (before the first, behind the last, after an error): `at` is `NOWHERE`.
-//! 3. Forward scans advance by at least four bytes an entry, so no damage makes a move loop.
+//! 3. Forward scans advance by at least three bytes an entry, so no damage makes a move loop.
 
 use std::cmp::Ordering;
 use std::ops::Range;

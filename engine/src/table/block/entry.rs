@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::header::{COUNT_AT, HEADER_BYTES, payload};
 use crate::error::{Error, Result};
-use crate::table::coding::{length, trailer_from_code, u16_at, u32_at, varint};
+use crate::table::coding::{length, length_pair, trailer_from_code, u16_at, u32_at, varint};
 use crate::types::Trailer;
 
 /// Where entries and restart points of a block are.
@@ -44,8 +44,7 @@ impl Layout {
     pub(super) fn entry(&self, bytes: &[u8], offset: usize) -> Option<Entry> {
         let entries = bytes.get(..self.entries_end)?;
         let mut at = offset;
-        let shared = length(entries, &mut at)?;
-        let suffix_bytes = length(entries, &mut at)?;
+        let (shared, suffix_bytes) = length_pair(entries, &mut at)?;
         let value_bytes = length(entries, &mut at)?;
         let trailer = trailer_from_code(varint(entries, &mut at)?)?;
         let value_at = at.checked_add(suffix_bytes)?;

@@ -153,16 +153,16 @@ pub(crate) fn verify_block(
             format!("{} bytes where {} pages of {page_bytes} were expected", bytes.len(), handle.pages),
         ));
     }
+    let stored = u32_at(bytes, CRC_AT).unwrap_or(0);
     let found = checksum(id, handle.page, bytes);
-    if found != handle.crc {
-        return Err(checksum_error(id, ty, handle, found, bytes));
+    if found != handle.crc || stored != handle.crc {
+        return Err(checksum_error(id, ty, handle, found, stored));
     }
     verify_header(ty, bytes).map_err(|reason| Error::corruption(ty.name(), reason))
 }
 
 #[cold]
-fn checksum_error(id: &TableId, ty: BlockType, handle: &BlockHandle, found: u32, bytes: &[u8]) -> Error {
-    let stored = u32_at(bytes, CRC_AT).unwrap_or(0);
+fn checksum_error(id: &TableId, ty: BlockType, handle: &BlockHandle, found: u32, stored: u32) -> Error {
     let likely = if found == stored {
         "the block is whole, but not the one that its parent names"
     } else {

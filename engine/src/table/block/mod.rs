@@ -6,8 +6,8 @@
 //!  +--------+---------+---------+-----+---------+-----------+-----+-----------+---------+
 //!    20 B   |<------------------ payload bytes -------------------------------->|  to the end of the page
 //!
-//!  entry:   | shared | suffix bytes | value bytes | trailer | suffix | value |
-//!             varint   varint         varint        varint
+//!  entry:   | shared and suffix bytes | value bytes | trailer | suffix | value |
+//!             length pair               varint        varint
 //! ```
 //!
 //! A key is the first `shared` bytes of the key before it and then `suffix`. At a restart point (a `u16` offset from the end of the
@@ -26,8 +26,6 @@ mod cursor;
 mod entry;
 mod header;
 mod search;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use bound::VersionBound;
 pub(in crate::table) use builder::BlockBuilder;

@@ -49,7 +49,7 @@ impl IndexBuilder {
         }
     }
 
-    /// Bytes that the index takes so far.
+    /// Bytes that the index takes so far, its part of the directory included.
     pub(in crate::table) fn estimated_bytes(&self) -> usize {
         self.partition_bytes + self.block.block_bytes().next_multiple_of(self.page_bytes)
     }
@@ -77,7 +77,7 @@ impl IndexBuilder {
     fn cut(&mut self) {
         let block: Box<[u8]> = (&*self.block.finish(BlockType::Index, self.page_bytes)).into();
         self.block.clear();
-        self.partition_bytes += block.len();
+        self.partition_bytes += block.len() + self.block.last_key().len();
         self.partitions.push(IndexPartition {
             separator: self.block.last_key().into(),
             trailer: self.last_trailer,
