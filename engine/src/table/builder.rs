@@ -1,14 +1,19 @@
 //! Writes an SST from entries in order, page by page.
 //!
-//! 1. An entry goes into the data block in the making. Where it does not fit any more, to the byte, the block is completed: padded to its page, given its checksum
-//!    and pushed to the sink. Its separator and handle go into the index.
-//! 2. Filter and index partitions are kept until the end: at 10-byte keys and 100-byte values together 1.6 % of the data.
-//! 3. `finish` pushes them, the directory and the footer, and returns what the manifest must know. Its checksum of the footer covers,
-//!    through the directory and the partitions, every byte of the SST.
+//! 1. An entry goes into the data block in the making. Where it does not fit any more, to the byte, the block is
+//!    completed: padded to its page, given its checksum and pushed to the sink. Its separator and handle go into the
+//!    index.
+//! 2. Filter and index partitions are kept until the end: at 10-byte keys and 100-byte values together 1.6 % of the
+//!    data.
+//! 3. `finish` pushes them, the directory and the footer, and returns what the manifest must know. Its checksum of the
+//!    footer covers, through the directory and the partitions, every byte of the SST.
 //!
-//! The builder owns all it holds; pages are the sink's once pushed. An SST that was not finished, or that no manifest names, is free space.
+//! The builder owns all it holds; pages are the sink's once pushed. An SST that was not finished, or that no manifest
+//! names, is free space.
 
-use super::block::{BlockBuilder, BlockHandle, BlockType, PAGE_BYTES_MAX, PAGE_BYTES_MIN, TableId, seal};
+use super::block::{
+    BlockBuilder, BlockHandle, BlockType, PAGE_BYTES_MAX, PAGE_BYTES_MIN, TableId, check_entries, seal,
+};
 use super::directory::{DirectoryEntry, encode_directory};
 use super::filter::FilterBuilder;
 use super::footer::encode_footer;
@@ -199,6 +204,9 @@ impl TableBuilder {
 
     fn complete_data_block(&mut self, next_key: Option<&[u8]>, sink: &mut impl PageSink) {
         let block = self.data.finish(BlockType::Data, self.options.page_bytes);
+        if cfg!(feature = "paranoid") {
+            check_entries(block, |_, _, _| Ok(())).expect("a block that was just built reads back");
+        }
         let handle = push_block(&self.id, &self.options, &mut self.next_page, block, sink);
         self.data.clear();
         self.properties.data_blocks += 1;

@@ -2,13 +2,16 @@
 //!
 //! A *varint* is LEB128: seven bits a byte, lowest first, the top bit set on all bytes but the last.
 //!
-//! A *stored trailer* is the varint of `seq << 3 | kind`. Sequence number 0, which compaction gives to entries that every
-//! reader sees, costs one byte; the in-memory word (`seq << 8 | kind`) would cost two.
+//! A *stored trailer* is the varint of `seq << 3 | kind`. Sequence number 0, which compaction gives to entries that
+//! every reader sees, costs one byte; the in-memory word (`seq << 8 | kind`) would cost two.
 //!
-//! A *length pair* says how a key is stored: the bytes it shares with the key before (upper nibble) and those that follow (lower). A nibble
-//! of 15 means that the rest, the length less 15, follows as a varint; first the upper's. Short keys, the common case, cost one byte.
+//! A *length pair* says how a key is stored: the bytes it shares with the key before (upper nibble) and those that
+//! follow (lower). A nibble of 15 means that the rest, the length less 15, follows as a varint; first the upper's.
+//! Short keys, the common case, cost one byte.
 //!
 //! Readers return `None` on anything malformed; callers turn that into a corruption error that names their structure.
+
+use std::cmp::Ordering;
 
 use crate::types::{SeqNo, Trailer};
 
@@ -42,8 +45,26 @@ pub(super) fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     varint_rest(bytes, at, u64::from(first & 0x7f))
 }
 
+/// Of varints of two to eight bytes the length is data, not a chain of branches to guess; then the groups of seven bits
+/// are closed up.
 #[inline]
-fn varint_rest(bytes: &[u8], at: &mut usize, mut value: u64) -> Option<u64> {
+fn varint_rest(bytes: &[u8], at: &mut usize, first: u64) -> Option<u64> {
+    if let Some(chunk) = bytes.get(*at - 1..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*chunk);
+        let stop = !word & 0x8080_8080_8080_8080;
+        if stop != 0 {
+            *at += (stop.trailing_zeros() / 8) as usize;
+            let w = word & (stop ^ (stop - 1)) & 0x7f7f_7f7f_7f7f_7f7f;
+            let w = (w & 0x007f_007f_007f_007f) | (w & 0x7f00_7f00_7f00_7f00) >> 1;
+            let w = (w & 0x0000_3fff_0000_3fff) | (w & 0x3fff_0000_3fff_0000) >> 2;
+            return Some((w & 0x0000_0000_0fff_ffff) | (w & 0x0fff_ffff_0000_0000) >> 4);
+        }
+    }
+    varint_by_byte(bytes, at, first)
+}
+
+#[cold]
+fn varint_by_byte(bytes: &[u8], at: &mut usize, mut value: u64) -> Option<u64> {
     let mut shift = 7;
     loop {
         let byte = *bytes.get(*at)?;
@@ -119,6 +140,45 @@ pub(super) fn trailer_from_code(code: u64) -> Option<Trailer> {
     Trailer::from_u64(seq << 8 | code & ((1 << KIND_BITS) - 1))
 }
 
+/// Compares two keys; where the first eight bytes decide, without a call.
+#[inline]
+pub(super) fn compare(a: &[u8], b: &[u8]) -> Ordering {
+    if let (Some(head_a), Some(head_b)) = (a.first_chunk::<8>(), b.first_chunk::<8>()) {
+        let (head_a, head_b) = (u64::from_be_bytes(*head_a), u64::from_be_bytes(*head_b));
+        if head_a != head_b {
+            return head_a.cmp(&head_b);
+        }
+    }
+    a.cmp(b)
+}
+
+/// The first eight bytes of a key as a number that sorts as they do, zeros where there are fewer. Different heads order
+/// their keys; equal ones say nothing.
+#[inline]
+pub(super) fn head(key: &[u8]) -> u64 {
+    if let Some(chunk) = key.first_chunk::<8>() {
+        return u64::from_be_bytes(*chunk);
+    }
+    let mut chunk = [0; 8];
+    chunk[..key.len()].copy_from_slice(key);
+    u64::from_be_bytes(chunk)
+}
+
+/// The head of the key that takes `key_bytes` at offset `at` of a block. Reads behind a short key instead of copying
+/// it.
+#[inline]
+pub(super) fn head_at(block: &[u8], at: usize, key_bytes: usize) -> Option<u64> {
+    let Some(chunk) = block.get(at..)?.first_chunk::<8>() else {
+        return block.get(at..at.checked_add(key_bytes)?).map(head);
+    };
+    let word = u64::from_be_bytes(*chunk);
+    Some(match key_bytes {
+        0 => 0,
+        1..8 => word & u64::MAX << (64 - 8 * key_bytes),
+        _ => word,
+    })
+}
+
 /// The number of leading bytes that two keys have in common.
 #[inline]
 pub(super) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
@@ -172,12 +232,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn varints_read_back_and_take_the_bytes_foretold(value in prop_oneof![any::<u64>(), 0..70_000u64, (0..64u32).prop_map(|bit| 1 << bit)]) {
+        fn varints_read_back_and_take_the_bytes_foretold(
+            value in prop_oneof![any::<u64>(), 0..70_000u64, (0..64u32).prop_map(|bit| 1 << bit)],
+        ) {
             let mut bytes = vec![0xaa];
             put_varint(&mut bytes, value);
             prop_assert_eq!(bytes.len() - 1, varint_bytes(value));
             let mut at = 1;
             prop_assert_eq!(varint(&bytes, &mut at), Some(value));
+            prop_assert_eq!(at, bytes.len());
+            let followed = [bytes.as_slice(), &[0xff; 9]].concat();
+            let mut at = 1;
+            prop_assert_eq!(varint(&followed, &mut at), Some(value));
             prop_assert_eq!(at, bytes.len());
             let mut at = 1;
             prop_assert_eq!(length(&bytes, &mut at).map(|length| length as u64), u32::try_from(value).ok().map(u64::from));
@@ -186,7 +252,10 @@ mod tests {
         }
 
         #[test]
-        fn length_pairs_read_back_and_take_the_bytes_foretold(shared in prop_oneof![0..20usize, 0..40_000usize], suffix in prop_oneof![0..20usize, 0..40_000usize]) {
+        fn length_pairs_read_back_and_take_the_bytes_foretold(
+            shared in prop_oneof![0..20usize, 0..40_000usize],
+            suffix in prop_oneof![0..20usize, 0..40_000usize],
+        ) {
             let mut bytes = Vec::new();
             put_length_pair(&mut bytes, shared, suffix);
             prop_assert_eq!(bytes.len(), length_pair_bytes(shared, suffix));
@@ -203,10 +272,19 @@ mod tests {
         }
 
         #[test]
-        fn common_prefix_is_that_of_a_byte_loop(a in prop::collection::vec(0..2u8, 0..40), b in prop::collection::vec(0..2u8, 0..40), shared in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn common_prefix_is_that_of_a_byte_loop(
+            a in prop::collection::vec(0..2u8, 0..40),
+            b in prop::collection::vec(0..2u8, 0..40),
+            shared in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
             let (a, b) = ([shared.clone(), a].concat(), [shared, b].concat());
             let expected = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
             prop_assert_eq!(common_prefix(&a, &b), expected);
+            prop_assert_eq!(compare(&a, &b), a.cmp(&b));
+            prop_assert!(head(&a) == head(&b) || head(&a).cmp(&head(&b)) == a.cmp(&b));
+            let block = [a.as_slice(), &b].concat();
+            prop_assert_eq!(head_at(&block, 0, a.len()), Some(head(&a)));
+            prop_assert_eq!(head_at(&block, a.len(), b.len()), Some(head(&b)));
         }
     }
 

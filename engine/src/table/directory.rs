@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Invariants, checked when it is decoded:
-//! 1. Data blocks take pages 0 up to `data pages`; filter partitions, index partitions and the directory follow without a gap, in this order.
+//! 1. Data blocks take pages 0 up to `data pages`; filter partitions, index partitions and the directory follow without
+//!    a gap, in this order.
 //! 2. Separators ascend: those of the filter by key, those of the index as entries do.
 
 use std::ops::Range;
@@ -107,8 +108,8 @@ impl Directory {
         self.filter_handles.get(self.filter_separators.lower_bound(key)).copied()
     }
 
-    /// The filter partitions that may hold keys which start with `prefix`, mostly one: the SST may have such keys only if one of them may contain the prefix's hash.
-    /// `None` where the SST cannot answer for prefixes.
+    /// The filter partitions that may hold keys which start with `prefix`, mostly one: the SST may have such keys only
+    /// if one of them may contain the prefix's hash. `None` where the SST cannot answer for prefixes.
     pub(crate) fn find_prefix_filters(&self, prefix: &[u8]) -> Option<Range<usize>> {
         if !self.properties.prefix_filter || self.filter_partitions() == 0 {
             return None;

@@ -59,7 +59,8 @@ pub(super) fn encode_footer(id: &TableId, page_bytes: usize, page: u32, director
     (block, crc)
 }
 
-/// Reads and checks a footer, which is page `page_index` of the SST. `expected_crc` is what the manifest says; without it the page vouches for itself.
+/// Reads and checks a footer, which is page `page_index` of the SST. `expected_crc` is what the manifest says; without
+/// it the page vouches for itself.
 pub(crate) fn decode_footer(
     id: &TableId,
     page_bytes: usize,

@@ -1,8 +1,12 @@
 //! Where among the versions of a key a search starts.
 
+use std::cmp::Ordering;
+
+use crate::table::coding::compare;
 use crate::types::{ReadView, Trailer};
 
-/// A place among the versions of one key, which lie newest first: a search with it starts at the first version whose trailer is at most this.
+/// A place among the versions of one key, which lie newest first: a search with it starts at the first version whose
+/// trailer is at most this.
 ///
 /// With a key it is a position in the order of entries: key ascending, trailer descending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,10 +31,10 @@ impl VersionBound {
     /// Whether the entry `(entry_key, trailer)` lies before `(key, self)`.
     #[inline]
     pub(in crate::table) fn is_after(self, key: &[u8], entry_key: &[u8], trailer: Trailer) -> bool {
-        match entry_key.cmp(key) {
-            std::cmp::Ordering::Less => true,
-            std::cmp::Ordering::Equal => trailer.as_u64() > self.0,
-            std::cmp::Ordering::Greater => false,
+        match compare(entry_key, key) {
+            Ordering::Less => true,
+            Ordering::Equal => trailer.as_u64() > self.0,
+            Ordering::Greater => false,
         }
     }
 

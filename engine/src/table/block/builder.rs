@@ -82,9 +82,9 @@ impl BlockBuilder {
         self.since_restart += 1;
         self.entries += 1;
         put_length_pair(&mut self.buf, shared, key.len() - shared);
+        self.buf.extend_from_slice(&key[shared..]);
         put_varint(&mut self.buf, value.len() as u64);
         put_varint(&mut self.buf, trailer_code(trailer));
-        self.buf.extend_from_slice(&key[shared..]);
         self.buf.extend_from_slice(value);
         self.last_key.truncate(plan.common);
         self.last_key.extend_from_slice(&key[plan.common..]);

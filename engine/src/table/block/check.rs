@@ -1,11 +1,13 @@
-//! The thorough check of a data or index block, for `verify` and for tests: all entries decode, are in order and are as many as the header says.
+//! The thorough check of a data or index block, for `verify` and for tests: all entries decode, are in order and are as
+//! many as the header says.
 
 use super::cursor::BlockCursor;
 use super::header::payload;
 use crate::error::{Error, Result};
 use crate::types::Trailer;
 
-/// Decodes every entry of a verified block. Calls `visit` with key, trailer and value of each; what it reports fails the check.
+/// Decodes every entry of a verified block. Calls `visit` with key, trailer and value of each; what it reports fails
+/// the check.
 pub(crate) fn check_entries(bytes: &[u8], mut visit: impl FnMut(&[u8], Trailer, &[u8]) -> Result<()>) -> Result<()> {
     let mut cursor = BlockCursor::new(bytes)?;
     let mut last: Option<(Vec<u8>, Trailer)> = None;

@@ -1,12 +1,15 @@
 //! A cursor over one data or index block.
 //!
-//! The cursor owns what pins the block (`B`: a cache guard, a `Vec`), so it may be held across awaits. It keeps the current key in one
-//! buffer, which each move cuts back to the shared bytes and extends by the suffix; the value stays in the block.
+//! The cursor owns what pins the block (`B`: a cache guard, a `Vec`), so it may be held across awaits. It keeps the
+//! current key in one buffer, which each move cuts back to the shared bytes and extends by the suffix; the value stays
+//! in the block.
 //!
 //! Invariants:
 //! 1. On an entry: `at` is its offset, `next` that of its successor, `key`, `trailer` and `value` are its fields.
 //! 2. Not on an entry (before the first, behind the last, after an error): `at` is `NOWHERE`.
-//! 3. Forward scans advance by at least three bytes an entry, so no damage makes a move loop.
+//! 3. `behind` holds entries of this block, each the predecessor of the one after it; it is used where its last is the
+//!    predecessor of the current.
+//! 4. Forward scans advance by at least three bytes an entry, so no damage makes a move loop.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -29,6 +32,18 @@ pub(crate) struct BlockCursor<B> {
     key: Vec<u8>,
     trailer: Trailer,
     value: Range<usize>,
+    behind: Vec<Passed>,
+    behind_keys: Vec<u8>,
+}
+
+/// An entry that a move backwards has passed on its way from the restart point, and that the next such move goes to.
+struct Passed {
+    at: usize,
+    next: usize,
+    trailer: Trailer,
+    value: Range<usize>,
+    /// Its key lies in `behind_keys` from here to the end.
+    key_at: usize,
 }
 
 impl<B: AsRef<[u8]>> BlockCursor<B> {
@@ -36,14 +51,26 @@ impl<B: AsRef<[u8]>> BlockCursor<B> {
     pub(crate) fn new(block: B) -> Result<Self> {
         let layout = Layout::parse(block.as_ref())?;
         let trailer = Trailer::new(SeqNo(0), Kind::Delete);
-        Ok(BlockCursor { block, layout, at: NOWHERE, next: NOWHERE, key: Vec::new(), trailer, value: 0..0 })
+        Ok(BlockCursor {
+            block,
+            layout,
+            at: NOWHERE,
+            next: NOWHERE,
+            key: Vec::new(),
+            trailer,
+            value: 0..0,
+            behind: Vec::new(),
+            behind_keys: Vec::new(),
+        })
     }
 
-    /// Goes over to another block, on no entry of it yet; keeps the key buffer. On an error the cursor stays with the old block.
+    /// Goes over to another block, on no entry of it yet; keeps the key buffer. On an error the cursor stays with the
+    /// old block.
     pub(crate) fn replace(&mut self, block: B) -> Result<()> {
         self.layout = Layout::parse(block.as_ref())?;
         self.block = block;
         self.at = NOWHERE;
+        self.forget_behind();
         Ok(())
     }
 
@@ -139,11 +166,18 @@ impl<B: AsRef<[u8]>> BlockCursor<B> {
         self.read(self.next)
     }
 
-    /// To the entry before; from the first to no entry. On no entry it stays so. Costs half a restart interval of steps.
+    /// To the entry before; from the first to no entry. On no entry it stays so.
+    ///
+    /// Entries can be read forwards only. So a move backwards out of a run of entries between restart points reads the
+    /// whole run before, and keeps what it passes for the moves to come.
     pub(crate) fn prev(&mut self) -> Result<()> {
         let target = self.at;
         if target == NOWHERE || target == HEADER_BYTES {
             self.at = NOWHERE;
+            return Ok(());
+        }
+        if self.behind.last().is_some_and(|passed| passed.next == target) {
+            self.step_behind();
             return Ok(());
         }
         // The last restart point before the target: the first one is, as the target is not the first entry.
@@ -156,11 +190,33 @@ impl<B: AsRef<[u8]>> BlockCursor<B> {
                 None => return self.fail(damaged_restart(middle)),
             }
         }
+        self.forget_behind();
         self.start_at(low)?;
         while self.next < target {
+            let key_at = self.behind_keys.len();
+            self.behind_keys.extend_from_slice(&self.key);
+            let (at, next, trailer, value) = (self.at, self.next, self.trailer, self.value.clone());
+            self.behind.push(Passed { at, next, trailer, value, key_at });
             self.read(self.next)?;
         }
         if self.next != target { self.fail(damaged_restart(low)) } else { Ok(()) }
+    }
+
+    /// To the last entry of `behind`.
+    fn step_behind(&mut self) {
+        let passed = self.behind.pop().expect("the caller has looked at it");
+        self.key.clear();
+        self.key.extend_from_slice(&self.behind_keys[passed.key_at..]);
+        self.behind_keys.truncate(passed.key_at);
+        self.at = passed.at;
+        self.next = passed.next;
+        self.trailer = passed.trailer;
+        self.value = passed.value;
+    }
+
+    fn forget_behind(&mut self) {
+        self.behind.clear();
+        self.behind_keys.clear();
     }
 
     /// To the entry at a restart point.

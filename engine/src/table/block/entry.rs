@@ -45,17 +45,23 @@ impl Layout {
         let entries = bytes.get(..self.entries_end)?;
         let mut at = offset;
         let (shared, suffix_bytes) = length_pair(entries, &mut at)?;
+        let suffix_at = at;
+        at = at.checked_add(suffix_bytes)?;
+        let suffix_end = at;
         let value_bytes = length(entries, &mut at)?;
         let trailer = trailer_from_code(varint(entries, &mut at)?)?;
-        let value_at = at.checked_add(suffix_bytes)?;
-        let end = value_at.checked_add(value_bytes)?;
-        (end <= self.entries_end).then_some(Entry { shared, suffix_at: at, value_at, end, trailer })
+        let end = at.checked_add(value_bytes)?;
+        (end <= self.entries_end).then_some(Entry { shared, suffix_at, suffix_end, value_at: at, end, trailer })
     }
 
-    /// The entry at a restart point, which has its whole key.
+    /// Offset of the entry at a restart point, and where its key is, which is stored whole.
     #[inline]
-    pub(super) fn restart_entry(&self, bytes: &[u8], index: usize) -> Option<Entry> {
-        self.entry(bytes, self.restart(bytes, index)?).filter(|entry| entry.shared == 0)
+    pub(super) fn restart_key(&self, bytes: &[u8], index: usize) -> Option<(usize, Range<usize>)> {
+        let offset = self.restart(bytes, index)?;
+        let mut at = offset;
+        let (shared, suffix_bytes) = length_pair(bytes, &mut at)?;
+        let key = at..at.checked_add(suffix_bytes)?;
+        (shared == 0 && key.end <= self.entries_end).then_some((offset, key))
     }
 }
 
@@ -65,6 +71,7 @@ pub(super) struct Entry {
     /// Bytes that its key has in common with the key before.
     pub(super) shared: usize,
     pub(super) suffix_at: usize,
+    pub(super) suffix_end: usize,
     pub(super) value_at: usize,
     /// Where the next entry starts.
     pub(super) end: usize,
@@ -75,7 +82,7 @@ impl Entry {
     /// What follows the shared bytes of the key.
     #[inline]
     pub(super) fn suffix<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
-        &bytes[self.suffix_at..self.value_at]
+        &bytes[self.suffix_at..self.suffix_end]
     }
 
     #[inline]
@@ -85,7 +92,7 @@ impl Entry {
 
     #[inline]
     pub(super) fn key_bytes(&self) -> usize {
-        self.shared + (self.value_at - self.suffix_at)
+        self.shared + (self.suffix_end - self.suffix_at)
     }
 }
 

@@ -8,9 +8,10 @@
 //!      u8        u8        u8 = 0    u8 = 0    u32             u32            u32             u32
 //! ```
 //!
-//! The checksum covers, in this order: the volume's UUID, the SST's id, the number of the block's first page within the SST, and
-//! all bytes of the block's pages, its own four taken as zero. So a block that is whole but at the wrong place fails, and so does
-//! any flip in the padding. The parent keeps the same checksum: an old block at the right place fails too.
+//! The checksum covers, in this order: the volume's UUID, the SST's id, the number of the block's first page within the
+//! SST, and all bytes of the block's pages, its own four taken as zero. So a block that is whole but at the wrong place
+//! fails, and so does any flip in the padding. The parent keeps the same checksum: an old block at the right place
+//! fails too.
 
 use crate::error::{Error, Result};
 use crate::table::coding::{u16_at, u32_at};
@@ -137,8 +138,9 @@ fn checksum(id: &TableId, page: u32, block: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, &block[CRC_AT + 4..])
 }
 
-/// Checks a block that comes from the device: length, checksum (its own and the one that the parent holds), header and, for data and
-/// index blocks, the restart points. Called once for each read; the lookups take it from there, with bounds checked.
+/// Checks a block that comes from the device: length, checksum (its own and the one that the parent holds), header and,
+/// for data and index blocks, the restart points. Called once for each read; the lookups take it from there, with
+/// bounds checked.
 pub(crate) fn verify_block(
     id: &TableId,
     ty: BlockType,

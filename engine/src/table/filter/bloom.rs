@@ -68,7 +68,8 @@ pub(super) fn build(hashes: &[u64], page_bytes: usize, bits_per_key: u32) -> Box
     page
 }
 
-/// ln 2 times the bits a key is best for a filter without lines; with lines, some of which are fuller than others, a little less is.
+/// ln 2 times the bits a key is best for a filter without lines; with lines, some of which are fuller than others, a
+/// little less is.
 fn probes(bits_per_key: u32) -> u32 {
     (bits_per_key * 62 / 100).clamp(1, FILTER_PROBES_MAX)
 }

@@ -37,7 +37,8 @@ impl FilterBuilder {
         }
     }
 
-    /// Adds a key that differs from `last_key`, with which it has `common` bytes in common. A `prefix_bytes` of 0 is no prefix.
+    /// Adds a key that differs from `last_key`, with which it has `common` bytes in common. A `prefix_bytes` of 0 is no
+    /// prefix.
     #[inline]
     pub(in crate::table) fn add(&mut self, last_key: &[u8], key: &[u8], common: usize, prefix_bytes: usize) {
         let mut new_prefix = prefix_bytes > 0 && !(prefix_bytes == self.last_prefix_bytes && common >= prefix_bytes);

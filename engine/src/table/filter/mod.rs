@@ -7,16 +7,16 @@
 //!  +-----------------------+--------------+--------------+-----+--------------+
 //!
 //!  hash = XXH3-64 of the stored key        line = (hash >> 32) * lines >> 32
-//!  h = low 32 bits; for each probe: bit = h >> 23 (of 512; bit b is bit b % 8 of byte b / 8); h = h * 0x9e3779b9 mod 2^32
+//!  h = low 32 bits; for each probe: bit = h >> 23 (of 512; bit b is bit b % 8 of byte b / 8), h = h * 0x9e3779b9
 //! ```
 //!
-//! A probe reads one line, so a lookup costs at most one cache miss, for some 10 to 20 % more false positives than a filter without
-//! lines (Putze, Sanders, Singler: Cache-, Hash- and Space-Efficient Bloom Filters, 2007). A partition is cut when its keys have
-//! used the bits that they are entitled to, at 10 bits a key after 3225 keys of a 4 KiB page. The directory holds for each partition a
-//! separator, so that a lookup needs one partition: one page.
+//! A probe reads one line, so a lookup costs at most one cache miss, for some 10 to 20 % more false positives than a
+//! filter without lines (Putze, Sanders, Singler: Cache-, Hash- and Space-Efficient Bloom Filters, 2007). A partition
+//! is cut when its keys have used the bits that they are entitled to, at 10 bits a key after 3225 keys of a 4 KiB page.
+//! The directory holds for each partition a separator, so that a lookup needs one partition: one page.
 //!
-//! Beside whole keys a partition may hold the partition prefixes of its keys. They are hashed alike: a key that equals a prefix
-//! can only turn a "no" into a "maybe".
+//! Beside whole keys a partition may hold the partition prefixes of its keys. They are hashed alike: a key that equals
+//! a prefix can only turn a "no" into a "maybe".
 
 mod bloom;
 mod builder;

@@ -126,7 +126,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn separators_lie_between_their_neighbours(mut keys in prop::array::uniform2(prop::collection::vec(prop_oneof![0..3u8, 253..=255u8], 0..8))) {
+        fn separators_lie_between_their_neighbours(
+            mut keys in prop::array::uniform2(prop::collection::vec(prop_oneof![0..3u8, 253..=255u8], 0..8)),
+        ) {
             keys.sort();
             let [last, next] = keys;
             prop_assume!(last < next);

@@ -25,8 +25,9 @@ fn try_handle(bytes: &[u8]) -> Option<BlockHandle> {
     (at == bytes.len() && handle.pages > 0 && handle.end().is_some()).then_some(handle)
 }
 
-/// The data block in which a search for `(key, bound)` goes on: the first whose separator is not before it. `None` where the partition
-/// ends before, which the directory's [`find_index`](crate::table::Directory::find_index) does not lead to.
+/// The data block in which a search for `(key, bound)` goes on: the first whose separator is not before it. `None`
+/// where the partition ends before, which the directory's [`find_index`](crate::table::Directory::find_index) does not
+/// lead to.
 pub(crate) fn index_find(bytes: &[u8], key: &[u8], bound: impl Into<VersionBound>) -> Result<Option<BlockHandle>> {
     match first_value_at_or_after(bytes, key, bound.into())? {
         Some(value) => handle(&bytes[value]).map(Some),
@@ -71,8 +72,9 @@ impl<B: AsRef<[u8]>> IndexCursor<B> {
         self.0.seek_last()
     }
 
-    /// To the data block in which the first entry at or after `(key, bound)` would be. Where that block ends before `(key, bound)`, the entry is
-    /// the first one of the block that follows; the last one before is in this block or the one before it.
+    /// To the data block in which the first entry at or after `(key, bound)` would be. Where that block ends before
+    /// `(key, bound)`, the entry is the first one of the block that follows; the last one before is in this block or
+    /// the one before it.
     pub(crate) fn seek(&mut self, key: &[u8], bound: impl Into<VersionBound>) -> Result<()> {
         self.0.seek(key, bound)
     }

@@ -1,9 +1,10 @@
 //! A sorted list of keys in one piece of memory, for the directory of an open SST.
 //!
-//! All keys lie end to end in one arena. What they all start with is set aside; of what follows, the first eight bytes of each key are kept as a
-//! big-endian integer (its *head*), so that the binary search runs over one dense array and reads the arena only where heads are equal.
+//! All keys lie end to end in one arena. What they all start with is set aside; of what follows, the first eight bytes
+//! of each key are kept as a big-endian integer (its *head*), so that the binary search runs over one dense array and
+//! reads the arena only where heads are equal.
 
-use crate::table::coding::common_prefix;
+use crate::table::coding::{common_prefix, head};
 
 /// Keys in ascending order; equal neighbours are allowed.
 #[derive(Debug)]
@@ -87,17 +88,6 @@ impl Separators {
     }
 }
 
-/// The first eight bytes as a number that sorts as they do, zeros where there are fewer. Different heads order their keys; equal ones say nothing.
-#[inline]
-fn head(bytes: &[u8]) -> u64 {
-    if let Some(chunk) = bytes.first_chunk::<8>() {
-        return u64::from_be_bytes(*chunk);
-    }
-    let mut chunk = [0; 8];
-    chunk[..bytes.len()].copy_from_slice(bytes);
-    u64::from_be_bytes(chunk)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -118,8 +108,10 @@ mod tests {
             let mut keys: Vec<Vec<u8>> = tails.into_iter().map(|tail| [shared.clone(), tail].concat()).collect();
             keys.sort();
             let built = separators(&keys).unwrap();
-            for probe in probes.iter().flat_map(|probe| [probe.clone(), [shared.clone(), probe.clone()].concat()]).chain(keys.clone()) {
-                prop_assert_eq!(built.lower_bound(&probe), keys.partition_point(|key| *key < probe), "{:?} in {:?}", probe, keys);
+            let below = probes.iter().map(|probe| [shared.as_slice(), probe].concat());
+            for probe in below.chain(probes.clone()).chain(keys.clone()) {
+                let expected = keys.partition_point(|key| *key < probe);
+                prop_assert_eq!(built.lower_bound(&probe), expected, "{:?} in {:?}", probe, keys);
             }
         }
     }
