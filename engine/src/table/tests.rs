@@ -355,14 +355,17 @@ proptest! {
             })
             .collect();
         prop_assert_eq!(properties.entries, entries.len() as u64);
-        prop_assert_eq!(properties.tombstones, entries.iter().filter(|entry| entry.1.kind() == Kind::Delete).count() as u64);
+        let tombstones = entries.iter().filter(|entry| entry.1.kind() == Kind::Delete).count();
+        prop_assert_eq!(properties.tombstones, tombstones as u64);
         prop_assert_eq!(properties.min_seq, entries.iter().map(|entry| entry.1.seq()).min().unwrap());
         prop_assert_eq!(properties.max_seq, entries.iter().map(|entry| entry.1.seq()).max().unwrap());
         prop_assert_eq!(&*properties.smallest, &*entries[0].0);
         prop_assert_eq!(&*properties.largest, &*entries.last().unwrap().0);
-        prop_assert_eq!(properties.raw_bytes, entries.iter().map(|entry| entry.0.len() + entry.2.len()).sum::<usize>() as u64);
+        let raw_bytes: usize = entries.iter().map(|entry| entry.0.len() + entry.2.len()).sum();
+        prop_assert_eq!(properties.raw_bytes, raw_bytes as u64);
         prop_assert_eq!(properties.min_expiry_ms, expiries.iter().flatten().min().copied().unwrap_or(u64::MAX));
-        prop_assert_eq!(properties.max_expiry_ms, expiries.iter().map(|expiry| expiry.unwrap_or(u64::MAX)).max().unwrap());
+        let max_expiry = expiries.iter().map(|expiry| expiry.unwrap_or(u64::MAX)).max();
+        prop_assert_eq!(Some(properties.max_expiry_ms), max_expiry);
         prop_assert_eq!(properties.created_ms, 77);
         prop_assert!(!properties.prefix_filter);
     }

@@ -7,7 +7,8 @@
 //!  +-----------------------+--------------+--------------+-----+--------------+
 //!
 //!  hash = XXH3-64 of the stored key        line = (hash >> 32) * lines >> 32
-//!  h = low 32 bits; for each probe: bit = h >> 23 (of 512; bit b is bit b % 8 of byte b / 8), h = h * 0x9e3779b9
+//!  h = low 32 bits; for each probe: bit = h >> 23 (of 512), h = h * 0x9e3779b9 mod 2^32
+//!  bit b of a line: bit b % 8 of its byte b / 8
 //! ```
 //!
 //! A probe reads one line, so a lookup costs at most one cache miss, for some 10 to 20 % more false positives than a
