@@ -492,6 +492,25 @@ proptest! {
     }
 }
 
+/// Blocks of one shape: what a cursor remembers of the first must not turn up in the second.
+#[test]
+fn a_cursor_takes_nothing_over_to_another_block() {
+    let (first, _) = build(options(512), &numbered(8, 20, |_| 1));
+    let (second, _) = build(options(512), &numbered(8, 20, |_| 2));
+    let mut cursor = BlockCursor::new(&first[..512]).unwrap();
+    cursor.seek_last().unwrap();
+    for _ in 0..3 {
+        cursor.prev().unwrap();
+    }
+    let (key, trailer) = (cursor.key().to_vec(), cursor.trailer());
+    cursor.replace(&second[..512]).unwrap();
+    assert!(!cursor.valid());
+    cursor.seek(&key, VersionBound::NEWEST).unwrap();
+    assert_eq!((cursor.key(), cursor.trailer().seq()), (&key[..], SeqNo(trailer.seq().0 + 1)));
+    cursor.prev().unwrap();
+    assert_eq!(cursor.trailer().seq(), SeqNo(2));
+}
+
 #[test]
 fn versions_of_one_key_may_fill_partitions() {
     let entries: Vec<Entry> = (0..30_000_u64)
@@ -565,7 +584,13 @@ fn the_filter_answers_for_prefixes_and_excludes_most_absent_keys() {
     };
     assert!((0..300).step_by(3).all(|user| may_have(&key(user, 0)[..6])));
     assert!((0..300).filter(|user| user % 3 > 0 && may_have(&key(*user, 0)[..6])).count() < 10);
-    assert!(reader.directory.find_prefix_filters(&key(150, 0)[..6]).unwrap().len() > 3);
+    // Every partition within a long prefix answers for it, so that a scan may ask those of its bounds only.
+    let partitions = reader.directory.find_prefix_filters(&key(150, 0)[..6]).unwrap();
+    assert!(partitions.len() > 3);
+    for partition in partitions.start + 1..partitions.end - 1 {
+        let filter = reader.fetch(BlockType::Filter, reader.directory.filter_handle(partition)).unwrap();
+        assert!(filter_may_contain(filter, key_hash(&key(150, 0)[..6])));
+    }
     let partition = reader.directory.find_prefix_filters(&key(30, 0)[..6]).unwrap();
     assert!(partition.len() <= 2);
 
