@@ -1,6 +1,8 @@
 //! Siltstone: an embedded storage engine for the state of latency-critical stream operators.
 
 mod error;
+#[allow(dead_code, unused_imports, reason = "used by the shard")]
+mod table;
 mod types;
 
 pub use error::{Corruption, Error, Result};
