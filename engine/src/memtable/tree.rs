@@ -6,16 +6,16 @@
 //!    entry take the slot. Nothing moves, so cursors keep their places.
 //! 3. Otherwise put the entry there. A full leaf is split first: in the middle, or, where the entry goes behind its last one, by
 //!    beginning a new leaf, so that ascending keys leave full leaves behind. Full ancestors are split likewise.
-//! 4. The new halves take the common prefix of the separators on both their sides.
+//! 4. The halves take the prefix that their keys share.
 //!
 //! Invariants:
 //! 1. Entries are in order (key ascending, trailer descending) within each leaf and along the chain of leaves; only the root of an
 //!    empty tree is an empty leaf.
-//! 2. Every key routed to a node starts with the node's prefix.
+//! 2. All keys of a leaf, and all separators of an inner node, start with the node's prefix.
 //! 3. `modifications` counts all changes that can move an entry to another slot.
 
 use super::arena::{Arena, EntryRef};
-use super::node::{Head, Inner, Leaf, NO_NODE, NODE_ENTRIES, Separator, Target, common_prefix_bytes, head};
+use super::node::{INNER_SEPARATORS, Inner, LEAF_ENTRIES, Leaf, NO_NODE, Separator, Target};
 
 /// A tree's height stays far below: 12 levels would need more entries than references can tell apart.
 const HEIGHT_MAX: usize = 12;
@@ -106,13 +106,13 @@ impl Tree {
         keep_above: u64,
     ) -> bool {
         let mut path = Path { steps: [(NO_NODE, 0); HEIGHT_MAX], len: 0 };
-        let (index, head_of_target) = self.descend(nodes, arena, &target, |node, child| {
+        let index = self.descend(nodes, arena, &target, |node, child| {
             path.steps[path.len] = (node, child as u32);
             path.len += 1;
         });
         let leaf = nodes.leaf(index);
-        let (slot, exact) = leaf.search(head_of_target, &target, arena);
-        if exact || takes_place(nodes, leaf, slot, head_of_target, &target, arena, keep_above) {
+        let (slot, exact) = leaf.search(&target, arena);
+        if exact || takes_place(nodes, leaf, slot, &target, arena, keep_above) {
             let entry = arena.push(target.key, target.trailer, value);
             nodes.leaf_mut(index).replace(slot, entry);
             return false;
@@ -123,16 +123,16 @@ impl Tree {
         if leaf.is_full() {
             self.split_leaf(nodes, arena, &path, index, slot, entry);
         } else {
-            nodes.leaf_mut(index).insert(slot, head_of_target, entry);
+            nodes.leaf_mut(index).insert(slot, target.key, entry, arena);
         }
         true
     }
 
     /// The first place at or after the target, and whether the target itself is there.
     pub(super) fn lower_bound(&self, nodes: &Nodes, arena: &Arena, target: &Target<'_>) -> Option<(Place, bool)> {
-        let (index, head) = self.descend(nodes, arena, target, |_, _| ());
+        let index = self.descend(nodes, arena, target, |_, _| ());
         let leaf = nodes.leaf(index);
-        let (slot, exact) = leaf.search(head, target, arena);
+        let (slot, exact) = leaf.search(target, arena);
         if slot < leaf.len() {
             return Some((Place { leaf: index, slot: slot as u32 }, exact));
         }
@@ -167,52 +167,38 @@ impl Tree {
         (prev != NO_NODE).then(|| Place { leaf: prev, slot: nodes.leaf(prev).len() as u32 - 1 })
     }
 
-    /// The leaf where the target belongs, and the target's head there.
+    /// The leaf where the target belongs.
     #[inline]
-    fn descend(
-        &self,
-        nodes: &Nodes,
-        arena: &Arena,
-        target: &Target<'_>,
-        mut visit: impl FnMut(u32, usize),
-    ) -> (u32, Head) {
-        let mut prefix_bytes = 0;
-        let mut head_of_target = head(target.key, 0);
+    fn descend(&self, nodes: &Nodes, arena: &Arena, target: &Target<'_>, mut visit: impl FnMut(u32, usize)) -> u32 {
         let mut node = self.root;
         for _ in 0..self.height {
             let inner = &nodes.inners[node as usize];
-            if inner.prefix_bytes() != prefix_bytes {
-                prefix_bytes = inner.prefix_bytes();
-                head_of_target = head(target.key, prefix_bytes);
-            }
-            let child = inner.search(head_of_target, target, arena);
+            let child = inner.search(target, arena);
             visit(node, child);
             node = inner.child(child);
         }
-        let leaf_prefix_bytes = nodes.leaf(node).prefix_bytes();
-        if leaf_prefix_bytes != prefix_bytes {
-            head_of_target = head(target.key, leaf_prefix_bytes);
-        }
-        (node, head_of_target)
+        node
     }
 
     /// Splits a full leaf and puts the entry at what was `slot` in it.
     #[cold]
     fn split_leaf(&mut self, nodes: &mut Nodes, arena: &Arena, path: &Path, index: u32, slot: usize, entry: EntryRef) {
-        let at = if slot == NODE_ENTRIES { NODE_ENTRIES } else { NODE_ENTRIES / 2 };
         let leaf = nodes.leaf_mut(index);
+        let at = if slot == LEAF_ENTRIES { LEAF_ENTRIES } else { leaf.split_slot() };
         let mut right = leaf.split_off(at);
         let left_last = leaf.entry(at - 1);
-        let right_first = if at == NODE_ENTRIES { entry } else { right.entry(0) };
+        let right_first = if at == LEAF_ENTRIES { entry } else { right.entry(0) };
         let whole_key = arena.entry(left_last).key != arena.entry(right_first).key;
         let separator = Separator { entry: right_first, whole_key };
 
-        let (low, high) = fences(nodes, path, path.len);
-        let leaf = nodes.leaf_mut(index);
-        leaf.lengthen_prefix(shared_bytes(arena, low, Some(separator)), arena);
-        right.lengthen_prefix(shared_bytes(arena, Some(separator), high), arena);
-        let (half, slot) = if at == NODE_ENTRIES || slot > at { (&mut right, slot - at) } else { (leaf, slot) };
-        half.insert(slot, head(arena.entry(entry).key, half.prefix_bytes()), entry);
+        leaf.lengthen_prefix(arena);
+        right.lengthen_prefix(arena);
+        let key = arena.entry(entry).key;
+        // Between the halves, a newer version of the separator's key belongs behind a separator of the whole key.
+        let joins_right = slot == at && whole_key && arena.entry(right_first).key == key;
+        let (half, slot) =
+            if at == LEAF_ENTRIES || slot > at || joins_right { (&mut right, slot - at) } else { (leaf, slot) };
+        half.insert(slot, key, entry, arena);
 
         right.prev = index;
         let next = nodes.leaf(index).next;
@@ -244,12 +230,10 @@ impl Tree {
                 return;
             }
             // Where the child comes last, the new node begins with the last child alone.
-            let at = if index == NODE_ENTRIES { NODE_ENTRIES - 1 } else { NODE_ENTRIES / 2 };
+            let at = if index == INNER_SEPARATORS { INNER_SEPARATORS - 1 } else { inner.split_index() };
             let (up, mut right) = inner.split_off(at);
-            let (low, high) = fences(nodes, path, level);
-            let inner = &mut nodes.inners[node as usize];
-            inner.lengthen_prefix(shared_bytes(arena, low, Some(up)), arena);
-            right.lengthen_prefix(shared_bytes(arena, Some(up), high), arena);
+            inner.lengthen_prefix(arena);
+            right.lengthen_prefix(arena);
             match index.checked_sub(at + 1) {
                 Some(index) => right.insert(index, separator, child, arena),
                 None => inner.insert(index, separator, child, arena),
@@ -268,16 +252,8 @@ impl Tree {
 /// Whether the target, of which `slot` is the lower bound, is to take the slot: the slot holds the newest version of the key so
 /// far, and that one is newer than `keep_above`. Where versions of a key span leaves this may miss, and both stay.
 #[inline]
-fn takes_place(
-    nodes: &Nodes,
-    leaf: &Leaf,
-    slot: usize,
-    head: Head,
-    target: &Target<'_>,
-    arena: &Arena,
-    keep_above: u64,
-) -> bool {
-    if leaf.head(slot) != Some(head) {
+fn takes_place(nodes: &Nodes, leaf: &Leaf, slot: usize, target: &Target<'_>, arena: &Arena, keep_above: u64) -> bool {
+    if !leaf.may_be(slot, target.key) {
         return false;
     }
     let older = arena.entry(leaf.entry(slot));
@@ -285,7 +261,7 @@ fn takes_place(
         return false;
     }
     let newer = match slot.checked_sub(1) {
-        Some(slot) => Some(leaf.entry(slot)).filter(|_| leaf.head(slot) == Some(head)),
+        Some(slot) => leaf.may_be(slot, target.key).then(|| leaf.entry(slot)),
         None if leaf.prev == NO_NODE => None,
         None => {
             let prev = nodes.leaf(leaf.prev);
@@ -293,28 +269,4 @@ fn takes_place(
         }
     };
     newer.is_none_or(|newer| arena.entry(newer).key != target.key)
-}
-
-/// The separators on both sides of the node below the first `levels` steps of the path.
-fn fences(nodes: &Nodes, path: &Path, levels: usize) -> (Option<Separator>, Option<Separator>) {
-    let (mut low, mut high) = (None, None);
-    for &(node, child) in path.steps[..levels].iter().rev() {
-        let inner = &nodes.inners[node as usize];
-        let child = child as usize;
-        if low.is_none() && child > 0 {
-            low = Some(inner.separator(child - 1));
-        }
-        if high.is_none() && child < inner.len() {
-            high = Some(inner.separator(child));
-        }
-    }
-    (low, high)
-}
-
-/// How many bytes all keys between two separators share.
-fn shared_bytes(arena: &Arena, low: Option<Separator>, high: Option<Separator>) -> usize {
-    match (low, high) {
-        (Some(low), Some(high)) => common_prefix_bytes(arena.entry(low.entry).key, arena.entry(high.entry).key),
-        _ => 0,
-    }
 }
