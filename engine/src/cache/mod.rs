@@ -25,4 +25,5 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+#[expect(unused_imports, reason = "used by the parts that come next")]
 pub(crate) use pages::{BlockKey, CacheConfig, CacheStats, PageCache, PageRef, Priority};

@@ -28,8 +28,8 @@ impl Table {
 
     /// The slot with this hash for which `is_it` is true.
     #[inline]
-    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        self.cell_of(hash, |slot| is_it(slot)).map(|at| slot_of(self.cells[at]))
+    pub(super) fn find(&self, hash: u64, is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.cell_of(hash, is_it).map(|at| slot_of(self.cells[at]))
     }
 
     #[inline]

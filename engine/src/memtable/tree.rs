@@ -21,6 +21,7 @@ use super::node::{INNER_SEPARATORS, Inner, LEAF_ENTRIES, Leaf, NO_NODE, Separato
 const HEIGHT_MAX: usize = 12;
 
 /// The nodes of all trees of a memtable. A node stays in its place from its creation on.
+#[expect(clippy::vec_box, reason = "a growing vector moves pointers, not nodes: no pause on insertion")]
 pub(super) struct Nodes {
     leaves: Vec<Box<Leaf>>,
     inners: Vec<Box<Inner>>,
@@ -137,7 +138,7 @@ impl Tree {
             return Some((Place { leaf: index, slot: slot as u32 }, exact));
         }
         // What begins the next leaf is behind its separator, and so behind the target.
-        (leaf.next != NO_NODE).then(|| (Place { leaf: leaf.next, slot: 0 }, false))
+        (leaf.next != NO_NODE).then_some((Place { leaf: leaf.next, slot: 0 }, false))
     }
 
     pub(super) fn first(&self, nodes: &Nodes) -> Option<Place> {
