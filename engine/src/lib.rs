@@ -1,11 +1,29 @@
 //! Siltstone: an embedded storage engine for the state of latency-critical stream operators.
 
+#![warn(unsafe_code)]
+
+mod cache;
+mod checkpoint;
+mod compaction;
+mod engine;
 mod error;
-#[allow(dead_code, unused_imports, reason = "used by the shard")]
+mod log;
+mod manifest;
+mod memtable;
+mod read;
+mod shard;
 mod table;
 mod types;
+mod version;
+mod volume;
+mod wal;
 
+pub use checkpoint::CheckpointInfo;
+pub use engine::{
+    Durability, Engine, EngineScan, KEY_BYTES_MAX, Keyspace, KeyspaceOptions, Options, Partition, Restore, SHARDS_MAX,
+    ShardDriver, ShardSeed, TimeDomain, Ttl, VALUE_BYTES_MAX, VOLUME_FILE_NAME,
+};
 pub use error::{Corruption, Error, Result};
+pub use read::ValueRef;
+pub use shard::{Entry, LocalShard, Scan, ScanRange, ShardStats, Snapshot, WriteBatch};
 pub use types::{Epoch, KeyGroup, KeyspaceId, SeqNo, ShardId};
-#[expect(unused_imports, reason = "used by the parts that come next")]
-pub(crate) use types::{ExtentId, Kind, ReadView, SstId, Trailer};

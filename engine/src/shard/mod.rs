@@ -54,8 +54,8 @@ pub(crate) use get::expiry_ms;
 pub(crate) use local::Scope;
 pub(crate) use lock::LocalMutex;
 pub(crate) use memtables::{MemtableSlot, Memtables};
-pub(crate) use serve::{Control, Message, Operator};
-pub(crate) use start::{ShardPlan, start};
+pub(crate) use serve::{Control, Operator};
+pub(crate) use start::{PlannedManifest, ShardPlan, decode_options, encode_options, start};
 pub(crate) use views::{ViewGuard, Views};
 
 /// The options of an engine, as one shard sees them.

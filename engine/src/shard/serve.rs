@@ -18,7 +18,12 @@ use crate::shard::{LocalShard, Scope, Shard};
 /// What the operator's sender wants done with the shard.
 pub(crate) type OperatorFn = Box<dyn FnOnce(LocalShard) -> LocalBoxFuture<'static, ()> + Send>;
 /// Work on the shard itself.
-pub(crate) type Control = Box<dyn FnOnce(Rc<Shard>) -> LocalBoxFuture<'static, ()> + Send>;
+pub(crate) enum Control {
+    /// A task beside the operators.
+    Task(Box<dyn FnOnce(Rc<Shard>) -> LocalBoxFuture<'static, ()> + Send>),
+    /// The end; answered when the shard and its executor are gone.
+    Close(oneshot::Sender<()>),
+}
 
 /// An operator on its way to its data.
 pub(crate) struct Operator {
@@ -28,9 +33,6 @@ pub(crate) struct Operator {
     pub(crate) run: OperatorFn,
 }
 
-/// What a mailbox of operators carries.
-pub(crate) type Message = Operator;
-
 /// The operators that wait for another one of their key.
 #[derive(Default)]
 struct KeyQueues {
@@ -38,42 +40,56 @@ struct KeyQueues {
 }
 
 impl Shard {
-    /// Takes operators until all senders are gone or the shard closes.
+    /// Takes operators until all senders are gone or the shard is told to close; then ends its background tasks. Returns who wants to know
+    /// of the end.
     pub(crate) async fn serve(
         self: Rc<Self>,
-        mut operators: mailbox::Receiver<Message>,
+        mut operators: mailbox::Receiver<Operator>,
         mut controls: mailbox::Receiver<Control>,
-    ) {
+    ) -> Vec<oneshot::Sender<()>> {
         let queues = Rc::new(KeyQueues::default());
-        loop {
+        let mut closers = Vec::new();
+        while closers.is_empty() {
             while let Some(control) = controls.try_recv() {
-                self.handle.spawn(Class::Foreground, control(Rc::clone(&self)));
+                self.take_control(control, &mut closers);
             }
             let mut taken = 0;
-            while let Some(operator) = operators.try_recv() {
+            while taken < OPERATORS_A_ROUND
+                && let Some(operator) = operators.try_recv()
+            {
                 self.take_operator(&queues, operator);
                 taken += 1;
-                if taken == OPERATORS_A_ROUND {
-                    break;
-                }
             }
             if taken > 0 {
                 // Let them run before more are taken, so that a burst does not pile up in memory.
                 self.handle.yield_now().await;
                 continue;
             }
-            let next = select(std::pin::pin!(controls.recv()), std::pin::pin!(operators.recv())).await;
-            match next {
-                Either::Left((Some(control), _)) => self.handle.spawn(Class::Foreground, control(Rc::clone(&self))),
+            if !closers.is_empty() {
+                break;
+            }
+            match select(std::pin::pin!(controls.recv()), std::pin::pin!(operators.recv())).await {
+                Either::Left((Some(control), _)) => self.take_control(control, &mut closers),
                 Either::Right((Some(operator), _)) => self.take_operator(&queues, operator),
                 // The last handle of the engine is gone.
                 Either::Left((None, _)) | Either::Right((None, _)) => break,
             }
-            if self.closing.get() {
-                break;
-            }
         }
         self.begin_close();
+        self.stopped().await;
+        while let Some(control) = controls.try_recv() {
+            if let Control::Close(closer) = control {
+                closers.push(closer);
+            }
+        }
+        closers
+    }
+
+    fn take_control(self: &Rc<Self>, control: Control, closers: &mut Vec<oneshot::Sender<()>>) {
+        match control {
+            Control::Task(task) => self.handle.spawn(Class::Foreground, task(Rc::clone(self))),
+            Control::Close(closer) => closers.push(closer),
+        }
     }
 
     fn take_operator(self: &Rc<Self>, queues: &Rc<KeyQueues>, operator: Operator) {
@@ -109,7 +125,7 @@ impl Shard {
     }
 
     /// Ends the shard's tasks: what is in the log's buffer is written, nothing else.
-    pub(crate) fn begin_close(&self) {
+    fn begin_close(&self) {
         self.closing.set(true);
         self.wal.wake_all();
         self.events.flush.notify_all();
@@ -124,7 +140,7 @@ impl Shard {
     }
 
     /// Resolves when the background tasks have ended after [`Self::begin_close`].
-    pub(crate) async fn stopped(&self) {
+    async fn stopped(&self) {
         while self.tasks.get() > 0 {
             self.events.stopped.wait().await;
         }
