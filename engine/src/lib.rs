@@ -1,7 +1,10 @@
 //! Siltstone: an embedded storage engine for the state of latency-critical stream operators.
 
 mod error;
+mod log;
+mod manifest;
 mod types;
+mod volume;
 
 pub use error::{Corruption, Error, Result};
 pub use types::{Epoch, KeyGroup, KeyspaceId, SeqNo, ShardId};

@@ -1,0 +1,4 @@
+//! The manifest.
+mod coding;
+mod edit;
+mod state;

@@ -1,0 +1,5 @@
+//! The volume.
+pub(crate) mod bytes;
+mod extents;
+mod superblock;
+mod sync;
