@@ -201,6 +201,28 @@ impl ManifestState {
         self.ssts().values().flat_map(|meta| meta.extents.iter().copied()).collect()
     }
 
+    /// The SSTs of the live version and of checkpoints that these records may be the last to refer to.
+    pub(super) fn touched_ssts(&self, edits: &[ManifestEdit]) -> BTreeSet<(KeyspaceId, SstId)> {
+        let all = |id: KeyspaceId, keyspace: &KeyspaceState| -> Vec<_> {
+            keyspace.ssts.keys().map(|&sst| (id, sst)).collect()
+        };
+        let touched = edits.iter().flat_map(|edit| match edit {
+            ManifestEdit::SstRemove { keyspace, sst, .. } => vec![(*keyspace, *sst)],
+            ManifestEdit::KeyspaceDrop { id } => self.keyspaces.get(id).map(|ks| all(*id, ks)).unwrap_or_default(),
+            ManifestEdit::CheckpointDrop { id } => {
+                let keyspaces = self.parts.get(id).into_iter().flat_map(|part| &part.keyspaces);
+                keyspaces.flat_map(|(&id, keyspace)| all(id, keyspace)).collect()
+            }
+            _ => Vec::new(),
+        });
+        touched.collect()
+    }
+
+    /// Whether the live version or a checkpoint part holds an SST.
+    pub(super) fn refers_to(&self, keyspace: KeyspaceId, sst: SstId) -> bool {
+        self.find(keyspace, sst).is_some()
+    }
+
     fn create_keyspace(&mut self, id: KeyspaceId, name: &str, options: &[u8]) -> Result<()> {
         if self.keyspaces.values().any(|keyspace| keyspace.name == name) {
             return Err(inconsistent(format!("there are two keyspaces of the name {name:?}")));

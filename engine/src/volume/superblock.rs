@@ -45,7 +45,7 @@ pub(crate) const SHARDS_MAX: usize = 256;
 pub(crate) const VERSION: u32 = 1;
 /// Bounds of the extent size: the copies fit into the smallest.
 pub(crate) const EXTENT_BYTES_MIN: u32 = 64 << 10;
-pub(crate) const EXTENT_BYTES_MAX: u32 = 64 << 20;
+pub(crate) const EXTENT_BYTES_MAX: u32 = 16 << 20;
 /// Bounds of the page size.
 pub(crate) const PAGE_BYTES_MIN: u32 = 512;
 pub(crate) const PAGE_BYTES_MAX: u32 = 64 << 10;
@@ -343,7 +343,7 @@ mod tests {
     proptest! {
         #[test]
         fn encodes_and_decodes(
-            volume: [u8; 16], generation in 1u64..1 << 24, page in 9u32..=16, extent in 16u32..=26, key_groups in 1u32..=65536,
+            volume: [u8; 16], generation in 1u64..1 << 24, page in 9u32..=16, extent in 16u32..=24, key_groups in 1u32..=65536,
             roots in prop::collection::vec(1u32.., 0..=256), copy in 0usize..4,
         ) {
             let roots = roots.into_iter().map(ExtentId).collect();
