@@ -1,0 +1,64 @@
+//! One executor's attachment to a device: what the drivers need to address it.
+
+use std::os::fd::RawFd;
+use std::path::Path;
+
+use super::{Geometry, Kind, SharedDevice};
+use crate::executor::Core;
+use crate::executor::Driver;
+use crate::ring::FileSlot;
+use crate::sim::SimAttachment;
+use crate::{IoError, OpKind};
+
+/// See the module. Operations hold a reference until they are complete, so descriptors outlive all use by the kernel.
+pub(crate) struct Attached {
+    shared: SharedDevice,
+    target: Target,
+}
+
+/// How a driver addresses the device.
+pub(crate) enum Target {
+    /// A descriptor, and its slot in the ring's table where it has one.
+    File {
+        fd: RawFd,
+        slot: Option<FileSlot>,
+    },
+    Simulated(SimAttachment),
+}
+
+impl Attached {
+    pub(crate) fn new(core: &Core, shared: &SharedDevice) -> Result<Attached, IoError> {
+        let mismatch = |reason| Err(IoError::other(OpKind::Setup, shared.path(), 0, 0, reason));
+        let target = match (&shared.0.kind, core.ops.borrow_mut().driver()) {
+            (Kind::File(file), Driver::Ring(ring)) => {
+                Target::File { fd: file.fd(), slot: ring.register_file(file.fd()) }
+            }
+            (Kind::Simulated(disk), Driver::Simulated(_)) => Target::Simulated(disk.attach()),
+            (Kind::File(_), Driver::Simulated(_)) => return mismatch("a simulated executor needs a simulated disk"),
+            (Kind::Simulated(_), Driver::Ring(_)) => return mismatch("a simulated disk needs a simulated executor"),
+        };
+        Ok(Attached { shared: shared.clone(), target })
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(crate) fn shared(&self) -> &SharedDevice {
+        &self.shared
+    }
+
+    #[inline]
+    pub(crate) fn geometry(&self) -> &Geometry {
+        self.shared.geometry()
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.shared.path()
+    }
+
+    /// An allocation up to here has completed.
+    pub(crate) fn grown_to(&self, len_bytes: u64) {
+        self.shared.grown_to(len_bytes);
+    }
+}

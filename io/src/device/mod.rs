@@ -1,0 +1,241 @@
+//! Devices: where a volume's bytes are.
+//!
+//! A [`SharedDevice`] is opened once and shared by all executors: a file (or block device), or a simulated disk. [`Handle::attach`]
+//! (crate::Handle::attach) makes it a [`Device`] of one executor, which does the I/O.
+//!
+//! Offsets and lengths are multiples of the logical block. An operation longer than `max_io_bytes` is split. A read or write takes its
+//! buffer and gives it back with the result; whoever drops the future gets no result, and the buffer is freed when the operation
+//! is complete.
+//!
+//! What survives a crash: a write made with `WriteDurability::Durable` when it has completed; any other write when a flush that was
+//! *submitted after the write's completion* has completed. The same holds for `allocate` and `discard`, which a durable write behind
+//! the old end of the file makes durable too.
+
+mod attached;
+mod file;
+mod geometry;
+
+use std::future::Future;
+use std::ops::Range;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(crate) use attached::{Attached, Target};
+pub use geometry::Geometry;
+
+use crate::buffer::Buffer;
+use crate::executor::{BufferOperation, ControlOperation, Core, Request};
+use crate::sim::SimDisk;
+use crate::{IoError, OpKind};
+
+/// How to open a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Existing, for reading; shared with other readers.
+    ReadOnly,
+    /// Existing, for reading and writing; excludes everybody else.
+    ReadWrite,
+    /// New: fails where it exists. Excludes everybody else.
+    Create,
+}
+
+/// When a write counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteDurability {
+    /// The device has it, perhaps in a volatile cache: a flush makes it durable.
+    Cached,
+    /// It is on stable storage (FUA).
+    Durable,
+}
+
+/// How long what is written is expected to live: a hint for devices that separate data by it. Files have no use for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Superblock, roots and manifest.
+    Metadata,
+    /// The write-ahead log: lives until the next flush.
+    Wal,
+    /// Level 0: lives until the next compaction.
+    Level0,
+    /// Deeper levels.
+    Deep,
+}
+
+/// An open device, to be shared by executors.
+#[derive(Clone)]
+pub struct SharedDevice(Arc<Shared>);
+
+struct Shared {
+    kind: Kind,
+    geometry: Geometry,
+    len_bytes: AtomicU64,
+}
+
+enum Kind {
+    File(file::OpenFile),
+    Simulated(SimDisk),
+}
+
+impl SharedDevice {
+    /// Opens a file or block device for direct I/O; where the filesystem has none (tmpfs), buffered, with a warning.
+    ///
+    /// Locks it (`flock`): exclusively for writers, shared for readers. A lock that is held is tried again for two seconds, since a
+    /// process that was killed may hold it for a moment longer; then it is an error with `EAGAIN`.
+    pub fn open_file(path: &Path, mode: OpenMode) -> Result<SharedDevice, IoError> {
+        let (file, geometry) = file::OpenFile::open(path, mode)?;
+        let len_bytes = AtomicU64::new(geometry.size_bytes);
+        Ok(SharedDevice(Arc::new(Shared { kind: Kind::File(file), geometry, len_bytes })))
+    }
+
+    /// A simulated disk, as it is now. After a crash and restart of the disk make a new one.
+    pub fn simulated(disk: SimDisk) -> SharedDevice {
+        let geometry = disk.geometry();
+        SharedDevice(Arc::new(Shared { kind: Kind::Simulated(disk), geometry, len_bytes: AtomicU64::new(0) }))
+    }
+
+    /// What it can do; the size is that at opening.
+    pub fn geometry(&self) -> &Geometry {
+        &self.0.geometry
+    }
+
+    /// Its file's path.
+    pub fn path(&self) -> &Path {
+        match &self.0.kind {
+            Kind::File(file) => file.path(),
+            Kind::Simulated(_) => Path::new("simulated disk"),
+        }
+    }
+
+    /// Its present size in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        match &self.0.kind {
+            Kind::File(_) => self.0.len_bytes.load(Ordering::Acquire),
+            Kind::Simulated(disk) => disk.len_bytes(),
+        }
+    }
+
+    fn grown_to(&self, len_bytes: u64) {
+        self.0.len_bytes.fetch_max(len_bytes, Ordering::AcqRel);
+    }
+}
+
+/// A device attached to one executor.
+///
+/// ```
+/// use siltstone_io::*;
+/// let mut executor = Executor::new(ExecutorConfig::default(), Backend::Simulated(SimClock::new()))?;
+/// let disk = SharedDevice::simulated(SimDisk::new(1, SimOptions::default()));
+/// let device = executor.handle().attach(&disk)?;
+/// let read = executor.block_on(async {
+///     device.allocate(0, 1 << 20).await?;
+///     let mut buffer = Buffer::heap(4096);
+///     buffer.fill(7);
+///     let (written, buffer) = device.write(8192, buffer, 0..4096, WriteDurability::Durable, Placement::Wal).await;
+///     written?;
+///     let (read, buffer) = device.read(8192, buffer, 4096).await;
+///     read.map(|()| buffer[4095])
+/// })?;
+/// assert_eq!(read, 7);
+/// # Ok::<(), IoError>(())
+/// ```
+#[derive(Clone)]
+pub struct Device {
+    core: Rc<Core>,
+    attached: Rc<Attached>,
+}
+
+impl Device {
+    pub(crate) fn attach(core: Rc<Core>, shared: &SharedDevice) -> Result<Device, IoError> {
+        let attached = Rc::new(Attached::new(&core, shared)?);
+        Ok(Device { core, attached })
+    }
+
+    /// What the device can do; the size is that at opening.
+    pub fn geometry(&self) -> &Geometry {
+        self.attached.geometry()
+    }
+
+    /// Its file's path.
+    pub fn path(&self) -> &Path {
+        self.attached.path()
+    }
+
+    /// Its present size in bytes; grows with [`allocate`](Device::allocate), by whichever executor.
+    pub fn len_bytes(&self) -> u64 {
+        self.attached.shared().len_bytes()
+    }
+
+    /// Reads `len` bytes at `offset` into `buffer[..len]`: one device read for each `max_io_bytes`. It begins at the call.
+    ///
+    /// # Panics
+    /// When offset or length is not a multiple of the logical block, or the buffer is too short.
+    pub fn read(&self, offset: u64, buffer: Buffer, len: usize) -> BufferOperation {
+        self.check_alignment(offset, len as u64);
+        assert!(len <= buffer.len(), "a read of {len} bytes into a buffer of {}", buffer.len());
+        self.transfer(OpKind::Read, offset, buffer, 0..len, false)
+    }
+
+    /// Writes `buffer[range]` at `offset`. It begins at the call.
+    ///
+    /// # Panics
+    /// When offset, or start or end of the range is not a multiple of the logical block, or the range is not inside the buffer.
+    pub fn write(
+        &self,
+        offset: u64,
+        buffer: Buffer,
+        range: Range<usize>,
+        durability: WriteDurability,
+        _placement: Placement,
+    ) -> BufferOperation {
+        assert!(range.start < range.end && range.end <= buffer.len(), "{range:?} of a buffer of {}", buffer.len());
+        self.check_alignment(offset, range.len() as u64);
+        self.check_alignment(range.start as u64, 0);
+        self.transfer(OpKind::Write, offset, buffer, range, durability == WriteDurability::Durable)
+    }
+
+    /// Makes durable what was written, allocated and discarded before: everything that had completed when this was called. (A file is
+    /// flushed even where its device has no volatile cache, for its metadata.)
+    pub fn flush(&self) -> impl Future<Output = Result<(), IoError>> + use<> {
+        self.control(OpKind::Flush, 0, 0)
+    }
+
+    /// Reserves space, and grows the device to `offset + len` where it is shorter. New bytes read as zero. A full filesystem is an error
+    /// for which `is_no_space` holds.
+    pub fn allocate(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), IoError>> + use<> {
+        self.check_alignment(offset, len);
+        self.control(OpKind::Allocate, offset, len)
+    }
+
+    /// Gives space back; the bytes read as zero from then on.
+    pub fn discard(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), IoError>> + use<> {
+        self.check_alignment(offset, len);
+        self.control(OpKind::Discard, offset, len)
+    }
+
+    fn transfer(
+        &self,
+        kind: OpKind,
+        offset: u64,
+        buffer: Buffer,
+        range: Range<usize>,
+        durable: bool,
+    ) -> BufferOperation {
+        assert!(!range.is_empty(), "a transfer of no bytes");
+        let (start, len) = (range.start, range.len() as u64);
+        let request = Request { kind, offset, len, start, durable, buffer: Some(buffer) };
+        BufferOperation::start(&self.core, &self.attached, request)
+    }
+
+    fn control(&self, kind: OpKind, offset: u64, len: u64) -> ControlOperation {
+        let request = Request { kind, offset, len, start: 0, durable: false, buffer: None };
+        ControlOperation::start(&self.core, &self.attached, request)
+    }
+
+    fn check_alignment(&self, offset: u64, len: u64) {
+        let block = u64::from(self.geometry().logical_block_bytes);
+        let aligned = offset.is_multiple_of(block) && len.is_multiple_of(block);
+        assert!(aligned, "offset {offset} and length {len} must be multiples of the logical block, {block} bytes");
+    }
+}

@@ -1,0 +1,107 @@
+//! What an executor can be told.
+
+use crate::SimClock;
+
+/// What kind of work a task does: decides when it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Class {
+    /// What the operator waits for. Runs before everything else.
+    Foreground = 0,
+    /// Writing memtables out.
+    Flush = 1,
+    /// Merging.
+    Compaction = 2,
+    /// Taking and uploading checkpoints.
+    Checkpoint = 3,
+}
+
+impl Class {
+    pub(crate) const COUNT: usize = 4;
+    pub(crate) const BACKGROUND: [Class; 3] = [Class::Flush, Class::Compaction, Class::Checkpoint];
+
+    pub(crate) fn from_index(index: u8) -> Class {
+        match index {
+            0 => Class::Foreground,
+            1 => Class::Flush,
+            2 => Class::Compaction,
+            _ => Class::Checkpoint,
+        }
+    }
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Something ran, or can run at once: turn again.
+    Progress,
+    /// Nothing to do until an I/O completes, a timer fires, or another thread wakes it.
+    InFlight,
+    /// Nothing in flight at all: only another thread (or a new task) can give it work.
+    Idle,
+}
+
+/// How much one turn may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Foreground tasks polled in a turn, at most.
+    pub foreground_tasks_max: u32,
+    /// After how long a foreground task is told to yield, in microseconds.
+    pub foreground_slice_us: u32,
+    /// How long background tasks run in a turn, in microseconds. (A task that does not ask `need_preempt` may run longer.)
+    pub background_slice_us: u32,
+    /// The caller follows a turn that is not `Progress` with `park` on the same thread, so that operations of this turn may be
+    /// handed to the kernel by the system call that also waits. Otherwise each turn hands over its own.
+    pub park_follows: bool,
+}
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget { foreground_tasks_max: 256, foreground_slice_us: 500, background_slice_us: 200, park_follows: false }
+    }
+}
+
+/// Which threads turn the executor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driving {
+    /// Always the thread that made it: the ring is made for a single issuer, with deferred task work.
+    Pinned,
+    /// One thread after the other (under a baton).
+    Moving,
+}
+
+/// How an executor is made.
+#[derive(Clone, Debug)]
+pub struct ExecutorConfig {
+    /// Which threads turn it.
+    pub driving: Driving,
+    /// Operations in one submission, at most; the completion queue has four times as many. A power of two.
+    pub ring_entries: u32,
+    /// How long `park` polls for a completion before it sleeps, in microseconds, where I/O is in flight.
+    pub spin_us: u32,
+    /// How the background's time is divided between flush, compaction and checkpoint while all have work.
+    pub background_weights: [u32; 3],
+    /// Names it in logs.
+    pub name: String,
+}
+
+impl Default for ExecutorConfig {
+    fn default() -> ExecutorConfig {
+        ExecutorConfig {
+            driving: Driving::Pinned,
+            ring_entries: 256,
+            spin_us: 0,
+            background_weights: [4, 2, 1],
+            name: "executor".to_owned(),
+        }
+    }
+}
+
+/// What carries out an executor's operations.
+#[derive(Clone, Debug)]
+pub enum Backend {
+    /// An io_uring, on files.
+    Ring,
+    /// The simulation, on simulated disks, in virtual time.
+    Simulated(SimClock),
+}

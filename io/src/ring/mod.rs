@@ -1,0 +1,255 @@
+//! The io_uring under an executor: encodes operations, hands them over in batches, takes completions, and sleeps in the kernel.
+//!
+//! Set-up asks for everything that pays and falls back feature by feature (`setup`). A driven ring works like this:
+//! 1. `push` writes a submission entry. Nothing happens in the kernel yet.
+//! 2. `submit`, or `park` together with its wait, hands all entries over in one system call.
+//! 3. `pop` takes completions one by one. With deferred task work the kernel posts at most 20 of them for each system call that does
+//!    not wait for more, so `pop` enters again while the ring's flags say that more are due.
+//!
+//! `park` sleeps until a completion. To be woken by other threads it keeps a read of the eventfd in flight, whose completion ends the
+//! sleep; polling the ring's own descriptor does not work with deferred task work. A caller that polls for itself gets the same eventfd,
+//! which the ring then signals at completions too.
+//!
+//! Invariants
+//! 1. A buffer whose address is in the ring belongs to an operation in the slab (`executor/ops.rs`), which keeps it until the completion.
+//! 2. At most `cap` operations are with the kernel, so the completion queue cannot overflow.
+//! 3. The word that the eventfd is read into lives until that read has completed.
+
+mod enter;
+mod park;
+pub(crate) mod probe;
+mod setup;
+mod tables;
+
+use std::sync::Arc;
+
+use io_uring::{IoUring, opcode, squeue, types};
+
+pub(crate) use tables::FileSlot;
+
+use self::enter::EnterFd;
+use self::park::Parking;
+use self::tables::{BufferTable, FileTable};
+use crate::buffer::BufferPool;
+use crate::device::Target;
+use crate::executor::{ExecutorConfig, Remote, Transfer};
+use crate::{IoError, OpKind};
+
+/// Keys of completions that belong to no operation.
+const KEY_WAKE: u64 = u64::MAX;
+const KEY_TIMER: u64 = u64::MAX - 1;
+const KEY_CANCEL: u64 = u64::MAX - 2;
+const KEYS_INTERNAL: u64 = KEY_CANCEL;
+
+/// Completion entries kept free for the keys above.
+const INTERNAL_MAX: usize = 16;
+
+/// Encodes an operation for a target, a descriptor or a registered one: types that have no common public trait.
+macro_rules! encode {
+    ($ring:expr, $target:expr, $transfer:expr) => {{
+        let Transfer { kind, buffer, offset, len, durable, .. } = $transfer;
+        let bytes = len as u32;
+        match (kind, buffer) {
+            (OpKind::Read, Some((buffer, start))) => {
+                let index = $ring.registered(buffer);
+                let address = buffer[start..start + len as usize].as_mut_ptr();
+                match index {
+                    Some(index) => opcode::ReadFixed::new($target, address, bytes, index).offset(offset).build(),
+                    None => opcode::Read::new($target, address, bytes).offset(offset).build(),
+                }
+            }
+            (OpKind::Write, Some((buffer, start))) => {
+                let index = $ring.registered(buffer);
+                let address = buffer[start..start + len as usize].as_mut_ptr().cast_const();
+                let flags = if durable { libc::RWF_DSYNC } else { 0 };
+                match index {
+                    Some(index) => {
+                        opcode::WriteFixed::new($target, address, bytes, index).offset(offset).rw_flags(flags).build()
+                    }
+                    None => opcode::Write::new($target, address, bytes).offset(offset).rw_flags(flags as _).build(),
+                }
+            }
+            (OpKind::Flush, None) => opcode::Fsync::new($target).flags(types::FsyncFlags::DATASYNC).build(),
+            (OpKind::Allocate, None) => opcode::Fallocate::new($target, len).offset(offset).build(),
+            (OpKind::Discard, None) => {
+                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                opcode::Fallocate::new($target, len).offset(offset).mode(mode).build()
+            }
+            (kind, _) => unreachable!("{kind:?} is not an operation of a ring"),
+        }
+    }};
+}
+
+/// See the module.
+pub(crate) struct Ring {
+    ring: IoUring,
+    enter_fd: EnterFd,
+    executor: u64,
+    /// Operations with the kernel, or about to be.
+    with_kernel: usize,
+    cap: usize,
+    files: FileTable,
+    buffers: BufferTable,
+    parking: Parking,
+    cancelled: bool,
+}
+
+impl Ring {
+    pub(crate) fn new(config: &ExecutorConfig, executor: u64, remote: Arc<Remote>) -> Result<Ring, IoError> {
+        let setup::Made { ring, enter_fd, files, buffers } = setup::make(config)?;
+        let cap = (ring.params().cq_entries() as usize).saturating_sub(INTERNAL_MAX).max(1);
+        Ok(Ring {
+            ring,
+            enter_fd,
+            executor,
+            with_kernel: 0,
+            cap,
+            files,
+            buffers,
+            parking: Parking::new(remote),
+            cancelled: false,
+        })
+    }
+
+    /// Takes an operation; false where there is no room, so that it has to wait for a completion.
+    pub(crate) fn push(&mut self, key: u64, transfer: Transfer<'_>) -> bool {
+        if self.with_kernel >= self.cap {
+            return false;
+        }
+        let entry = self.encode(transfer).user_data(key);
+        let pushed = self.push_entry(&entry);
+        self.with_kernel += usize::from(pushed);
+        pushed
+    }
+
+    fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
+        for _ in 0..2 {
+            let mut queue = self.ring.submission();
+            // SAFETY: the entry's addresses stay valid until its completion: buffers by invariant 1, the eventfd's word by invariant 3,
+            // and a timeout's is only read during submission, before which `Parking` does not drop it.
+            let pushed = unsafe { queue.push(entry) };
+            drop(queue);
+            if pushed.is_ok() {
+                return true;
+            }
+            // The queue is full: hand it over, then there is room, unless the kernel is out of resources.
+            self.submit();
+        }
+        false
+    }
+
+    fn encode(&self, transfer: Transfer<'_>) -> squeue::Entry {
+        let Target::File { fd, slot } = transfer.device.target() else {
+            unreachable!("attached only to files");
+        };
+        match slot {
+            Some(slot) => {
+                let target = types::Fixed(slot.index());
+                encode!(self, target, transfer)
+            }
+            None => {
+                let target = types::Fd(*fd);
+                encode!(self, target, transfer)
+            }
+        }
+    }
+
+    /// The registration of a buffer with this ring.
+    fn registered(&self, buffer: &crate::Buffer) -> Option<u16> {
+        buffer.registered_index().filter(|_| buffer.registered_with() == Some(self.executor))
+    }
+
+    /// Takes the next completion of an operation: its key and result.
+    pub(crate) fn pop(&mut self) -> Option<(u64, i32)> {
+        let mut entered = false;
+        loop {
+            let Some(completion) = self.ring.completion().next() else {
+                if entered || !self.must_enter() {
+                    return None;
+                }
+                entered = true;
+                self.enter(0, 0);
+                continue;
+            };
+            entered = false;
+            match completion.user_data() {
+                key if key < KEYS_INTERNAL => {
+                    self.with_kernel -= 1;
+                    return Some((key, completion.result()));
+                }
+                key => self.parking.completed(key),
+            }
+        }
+    }
+
+    /// Whether a completion can be taken, or would be after an enter.
+    #[inline]
+    pub(crate) fn completion_waits(&self) -> bool {
+        // SAFETY: no other completion queue handle lives: all are temporaries of one statement of this single-threaded type.
+        let waiting = unsafe { self.ring.completion_shared() };
+        !waiting.is_empty() || self.must_enter()
+    }
+
+    /// Whether the kernel has completions that it only posts when it is entered.
+    #[inline]
+    fn must_enter(&self) -> bool {
+        // SAFETY: no other submission queue handle lives: all are temporaries of one statement of this single-threaded type.
+        let queue = unsafe { self.ring.submission_shared() };
+        queue.taskrun() || queue.cq_overflow()
+    }
+
+    pub(crate) fn has_unsubmitted(&self) -> bool {
+        // SAFETY: as in `must_enter`.
+        let queue = unsafe { self.ring.submission_shared() };
+        !queue.is_empty()
+    }
+
+    /// At the beginning of a turn: lets the kernel post what it has deferred, and gives back table slots that are not used any more.
+    pub(crate) fn enter_if_needed(&mut self) {
+        self.files.collect(&self.ring);
+        self.buffers.collect(&self.ring);
+        if self.must_enter() {
+            self.enter(0, 0);
+        }
+    }
+
+    /// Hands all entries over.
+    pub(crate) fn submit(&mut self) {
+        if self.has_unsubmitted() {
+            self.enter(0, 0);
+        }
+    }
+
+    /// Registers a descriptor; `None` where there is no room or no such feature.
+    pub(crate) fn register_file(&mut self, fd: std::os::fd::RawFd) -> Option<FileSlot> {
+        self.files.register(&self.ring, fd)
+    }
+
+    /// Registers a pool's memory, where that is possible.
+    pub(crate) fn register_pool(&mut self, pool: &BufferPool) {
+        self.buffers.register(&self.ring, pool);
+    }
+
+    /// Cancels what can be cancelled, and waits for at least one completion.
+    pub(crate) fn cancel_all_and_wait(&mut self) {
+        if !std::mem::replace(&mut self.cancelled, true) {
+            self.push_cancel();
+        }
+        self.enter(1, 0);
+    }
+
+    fn push_cancel(&mut self) {
+        let all = types::CancelBuilder::any().all();
+        let entry = opcode::AsyncCancel2::new(all).build().user_data(KEY_CANCEL);
+        self.push_entry(&entry);
+    }
+
+    /// Ends the ring's use of memory and files. All operations have completed.
+    pub(crate) fn close(&mut self) {
+        assert_eq!(self.with_kernel, 0, "operations are still with the kernel");
+        self.end_wake_read();
+        self.files.unregister(&self.ring);
+        self.buffers.unregister(&self.ring);
+        self.enter_fd.unregister(&self.ring);
+    }
+}
