@@ -83,17 +83,21 @@ impl LogReader {
             let reason = format!("block {} of log {} is in its place", header.seq, header.log_id);
             return Ok(Step::Missing(Error::corruption(STRUCTURE, reason)));
         }
-        let bytes = self.bytes_from(self.at.page);
-        let payload = match header.payload(bytes) {
-            Ok(payload) => payload,
-            Err(defect) => return Ok(Step::Missing(defect)),
-        };
-        if header.first != self.open.is_none() {
+        // The payload is checked before the flags, which are to be judged only in a block that is whole.
+        let mut open = self.open.take();
+        let fits = header.first == open.is_none();
+        match header.payload(self.bytes_from(self.at.page)) {
+            Ok(payload) => open.get_or_insert_with(|| (self.at, Vec::new())).1.extend_from_slice(payload),
+            Err(defect) => {
+                self.open = open;
+                return Ok(Step::Missing(defect));
+            }
+        }
+        self.open = open;
+        if !fits {
             let reason = format!("block {} does not fit the commit before it", header.seq);
             return Err(damage(self.offset(self.at), reason));
         }
-        let (_, commit) = self.open.get_or_insert_with(|| (self.at, Vec::new()));
-        commit.extend_from_slice(payload);
         self.next = Some(header.next);
         self.at.seq += 1;
         self.at.page += (header.block_bytes() / LOG_PAGE_BYTES) as u32;
@@ -136,7 +140,8 @@ impl LogReader {
         Ok(())
     }
 
-    /// Reads an extent into the buffer. One past the end of the device has nothing in it.
+    /// Reads an extent into the buffer. What lies past the end of the device (a crash may have taken back an allocation, though not from
+    /// under a durable block) is nothing.
     async fn load(&mut self, extent: ExtentId) -> Result<()> {
         if matches!(&self.loaded, Some((loaded, _)) if *loaded == extent) {
             return Ok(());
@@ -144,13 +149,13 @@ impl LogReader {
         let len = self.volume.parts().extent_bytes() as usize;
         let mut buffer = self.loaded.take().map_or_else(|| Buffer::heap(len), |(_, buffer)| buffer);
         let offset = self.volume.parts().offset(extent);
-        if extent.0 == 0 || offset + len as u64 > self.volume.device().len_bytes() {
-            buffer.fill(0);
-        } else {
-            let (result, back) = self.volume.device().read(offset, buffer, len).await;
+        let present = present_bytes(&self.volume, extent);
+        if present > 0 {
+            let (result, back) = self.volume.device().read(offset, buffer, present).await;
             result?;
             buffer = back;
         }
+        buffer[present..].fill(0);
         self.loaded = Some((extent, buffer));
         Ok(())
     }
@@ -176,6 +181,15 @@ impl LogReader {
     }
 }
 
+/// How many bytes of an extent, in whole pages, the device has. A log has nothing in extent 0.
+fn present_bytes(volume: &Volume, extent: ExtentId) -> usize {
+    if extent.0 == 0 {
+        return 0;
+    }
+    let bytes = volume.device().len_bytes().saturating_sub(volume.parts().offset(extent));
+    bytes.min(u64::from(volume.parts().extent_bytes())) as usize / LOG_PAGE_BYTES * LOG_PAGE_BYTES
+}
+
 fn damage(offset: u64, reason: String) -> Error {
     Error::Corruption(Box::new(Corruption { structure: STRUCTURE, shard: None, offset: Some(offset), reason }))
 }
@@ -188,9 +202,9 @@ pub(crate) async fn read_chain(volume: &Volume, head: LogPosition) -> Result<Vec
     let mut buffer = Buffer::heap(LOG_PAGE_BYTES);
     let (mut extent, mut page, mut seq_min) = (head.extent, head.page, head.seq);
     loop {
-        let extent_end = parts.offset(extent) + u64::from(parts.extent_bytes());
-        let offset = parts.offset(extent) + u64::from(page) * LOG_PAGE_BYTES as u64;
-        if extent.0 == 0 || offset >= extent_end || extent_end > volume.device().len_bytes() {
+        let at = page as usize * LOG_PAGE_BYTES;
+        let offset = parts.offset(extent) + at as u64;
+        if at >= present_bytes(volume, extent) {
             break;
         }
         let (result, back) = volume.device().read(offset, buffer, LOG_PAGE_BYTES).await;

@@ -255,11 +255,12 @@ impl Inner {
         let pieces = Pieces::new(page, self.pages_per_extent, self.block_pages_max, bytes);
         let needed = 1 + pieces.filter(|piece| piece.page == 0).count() - usize::from(page == 0);
         loop {
-            while self.place.borrow().reserving {
-                self.changed.wait().await;
-            }
             if self.place.borrow().ahead.len() >= needed {
                 return Ok(());
+            }
+            if self.place.borrow().reserving {
+                self.changed.wait().await;
+                continue;
             }
             // Whoever else adds one meanwhile: the first of `ahead` stays, once a block names it.
             let extent = self.volume.allocate_extent(self.placement).await?;
@@ -316,13 +317,13 @@ impl Inner {
 
     async fn write(&self, mut blocks: Vec<Sealed>, through: bool) -> Result<()> {
         let durability = || if through { WriteDurability::Durable } else { WriteDurability::Cached };
-        let write = |block: Sealed| async {
-            let device = self.volume.device();
-            device.write(block.offset, block.buffer, 0..block.len, durability(), self.placement).await.0
-        };
+        let device = self.volume.device();
+        let write = |Sealed { offset, buffer, len }| device.write(offset, buffer, 0..len, durability(), self.placement);
         let result = match (blocks.pop(), blocks.is_empty()) {
-            (Some(only), true) => write(only).await,
-            (last, _) => join_all(blocks.into_iter().chain(last).map(write)).await.into_iter().collect(),
+            (Some(only), true) => write(only).await.0,
+            (last, _) => {
+                join_all(blocks.into_iter().chain(last).map(write)).await.into_iter().try_for_each(|(ok, _)| ok)
+            }
         };
         result.map_err(|error| self.fail(&error.into()))
     }

@@ -154,17 +154,21 @@ impl VolumeParts {
     ///
     /// # Errors
     ///
-    /// Corruption where it is referred to twice, or lies past the end of the device (a truncated file).
+    /// Corruption where it is referred to twice, or begins past the end of the device (a truncated file).
     pub(crate) fn mark_used(&self, extent: ExtentId) -> Result<()> {
-        let end = self.offset(extent) + u64::from(self.extent_bytes());
-        let size = self.shared.device.geometry().size_bytes;
+        self.check_present(extent, 1)?;
+        self.shared.map.mark_used(extent)
+    }
+
+    /// Fails where the device ends before the first `bytes` of an extent do.
+    fn check_present(&self, extent: ExtentId, bytes: u64) -> Result<()> {
+        let (end, size) = (self.offset(extent) + bytes, self.shared.device.len_bytes());
         if end > size {
-            let reason = format!(
-                "extent {extent} is in use and ends at byte {end}, but the device has {size}: it was truncated"
-            );
+            let reason =
+                format!("extent {extent} is in use up to byte {end}, but the device has {size}: it was truncated");
             return Err(Error::corruption("volume", reason));
         }
-        self.shared.map.mark_used(extent)
+        Ok(())
     }
 
     /// A number that was never given out in this volume, for an SST or a log.
@@ -250,24 +254,24 @@ impl Volume {
         {
             return Ok(extent);
         }
-        match self.try_allocate(placement).await {
-            Err(Error::NoSpace(reason)) => {
-                let kept = std::mem::take(&mut *self.inner.recycled.borrow_mut());
-                let kept_some = !kept.is_empty();
+        let last = &self.inner.last[placement_index(placement)];
+        let extent = match self.try_allocate(last.get()).await {
+            Err(Error::NoSpace(_)) => {
+                let kept = self.inner.recycled.take();
                 self.free_extents(kept).await;
-                if self.reclaim().await > 0 || kept_some {
-                    return self.try_allocate(placement).await;
-                }
-                Err(Error::NoSpace(reason))
+                self.reclaim().await;
+                // Without a wish for the neighbour: the lowest extent has the best chances not to need a longer device.
+                self.try_allocate(None).await?
             }
-            other => other,
-        }
+            other => other?,
+        };
+        last.set(Some(extent));
+        Ok(extent)
     }
 
-    async fn try_allocate(&self, placement: Placement) -> Result<ExtentId> {
+    async fn try_allocate(&self, after: Option<ExtentId>) -> Result<ExtentId> {
         let parts = &self.inner.parts;
-        let last = &self.inner.last[placement_index(placement)];
-        let Some(extent) = parts.shared.map.allocate(last.get()) else {
+        let Some(extent) = parts.shared.map.allocate(after) else {
             let capacity = u64::from(parts.shared.map.extents()) * u64::from(parts.extent_bytes());
             return Err(Error::NoSpace(format!("all {capacity} bytes of its capacity are in use")));
         };
@@ -276,7 +280,6 @@ impl Volume {
         match self.inner.device.allocate(parts.offset(extent), u64::from(parts.extent_bytes())).await {
             Ok(()) => {
                 lease.take();
-                last.set(Some(extent));
                 Ok(extent)
             }
             Err(error) => {
@@ -305,9 +308,17 @@ impl Volume {
     /// Frees extents of a WAL, some of them into the shard's own store for its next WAL.
     pub(crate) async fn recycle_extents(&self, mut extents: Vec<ExtentId>) {
         {
+            // Not those whose space a crash has taken back: to write there would need an allocation after all.
+            let (parts, len_bytes) = (&self.inner.parts, self.inner.device.len_bytes());
+            let whole = |extent: ExtentId| parts.offset(extent) + u64::from(parts.extent_bytes()) <= len_bytes;
             let mut recycled = self.inner.recycled.borrow_mut();
-            let keep = extents.len().min(RECYCLED_MAX.saturating_sub(recycled.len()));
-            recycled.extend(extents.drain(..keep));
+            extents.retain(|&extent| {
+                let keep = recycled.len() < RECYCLED_MAX && whole(extent);
+                if keep {
+                    recycled.push(extent);
+                }
+                !keep
+            });
         }
         self.free_extents(extents).await;
     }

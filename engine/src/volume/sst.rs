@@ -149,6 +149,11 @@ impl SstRegistry {
         extents.iter().try_for_each(|&extent| self.parts.mark_used(extent))?;
         let file = SstFile::new(self.parts.clone(), id, pages, extents.to_vec())?;
         file.retain();
+        let page_bytes = u64::from(self.parts.page_bytes());
+        if let (Some(last_page), Some(&last)) = (pages.checked_sub(1), extents.last()) {
+            let within = file.page_offset(last_page) - self.parts.offset(last);
+            self.parts.check_present(last, within + page_bytes)?;
+        }
         self.files.insert(id, Arc::clone(&file));
         Ok(file)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use siltstone_io::{Buffer, Class, Device, OpKind, Placement, Random, SimOptions, WriteDurability};
+use siltstone_io::{Buffer, Class, Device, OpKind, Placement, Random, WriteDurability};
 
 use super::testing::{EXTENT_BYTES, Life, Machine, superblock};
 use super::*;
@@ -197,7 +197,7 @@ fn an_extent_past_the_end_of_the_device_is_a_truncated_volume() {
     life.run(async |volume| volume.allocate_extent(Placement::Deep).await.unwrap()).unwrap();
     drop(life);
     machine.start().volume.parts().mark_used(ExtentId(1)).unwrap();
-    machine.disk.truncate(EXTENT + 4096);
+    machine.disk.truncate(EXTENT);
     let error = machine.start().volume.parts().mark_used(ExtentId(1)).unwrap_err();
     assert!(error.is_corruption() && error.to_string().contains("truncated"), "{error}");
 }
@@ -323,6 +323,10 @@ fn the_registry_gives_one_file_for_an_id_and_notices_contradictions() {
     drop(life);
     let life = machine.start();
     let mut registry = SstRegistry::new(life.volume.parts().clone());
+    assert!(registry.open(SstId(99), 16 + 7, &[extents[1], ExtentId(30)]).unwrap_err().is_corruption());
+    drop(life);
+    let life = machine.start();
+    let mut registry = SstRegistry::new(life.volume.parts().clone());
     let one = registry.open(id, 20, &extents).unwrap();
     let two = registry.open(id, 20, &extents).unwrap();
     assert!(Arc::ptr_eq(&one, &two));
@@ -332,4 +336,9 @@ fn the_registry_gives_one_file_for_an_id_and_notices_contradictions() {
     assert!(pages_beyond_extents.unwrap_err().is_corruption());
     one.release();
     one.release();
+
+    // The last extent is there, but not the last page.
+    machine.disk.truncate(u64::from(extents[1].0) * EXTENT + 4096);
+    let mut registry = SstRegistry::new(machine.start().volume.parts().clone());
+    assert!(registry.open(id, 20, &extents).unwrap_err().to_string().contains("truncated"));
 }

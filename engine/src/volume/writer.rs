@@ -10,7 +10,7 @@
 //!
 //! # Buffers and extents
 //!
-//! Each write is a task of its own, which owns its buffer and a share of the lease on the extents. So where the writer is dropped, or a write
+//! Each write is awaited by a task of its own, which has a share of the lease on the extents. So where the writer is dropped, or a write
 //! fails, the extents are not given up before the last write to them has ended.
 
 use std::cell::{Cell, RefCell};
@@ -127,10 +127,11 @@ impl SstWriter {
         let offset = self.volume.parts().offset(self.flight.lease.at(index)) + within;
         self.issued_bytes += len as u64;
 
-        let (device, flight, placement) = (self.volume.device().clone(), Rc::clone(&self.flight), self.placement);
+        let write = self.volume.device().write(offset, buffer, 0..len, WriteDurability::Cached, self.placement);
+        let flight = Rc::clone(&self.flight);
         flight.writes.set(flight.writes.get() + 1);
         self.volume.handle().spawn(self.class, async move {
-            let (result, _buffer) = device.write(offset, buffer, 0..len, WriteDurability::Cached, placement).await;
+            let (result, _buffer) = write.await;
             flight.writes.set(flight.writes.get() - 1);
             if let Err(error) = result {
                 flight.error.borrow_mut().get_or_insert(error.into());
