@@ -1,0 +1,225 @@
+//! Reading a log. What counts as its end is in the [module](super).
+//!
+//! The reader holds one extent at a time in a buffer of its own.
+
+use siltstone_io::Buffer;
+
+use super::LogPosition;
+use super::block::{BlockHeader, LOG_PAGE_BYTES};
+use crate::types::ExtentId;
+use crate::volume::Volume;
+use crate::{Corruption, Error, Result};
+
+const STRUCTURE: &str = "log block";
+
+/// Gives a log's commits in order.
+pub(crate) struct LogReader {
+    volume: Volume,
+    /// Where the next block should be.
+    at: LogPosition,
+    /// The last block of a closed log.
+    closed_at: Option<u64>,
+    /// The start and the bytes so far of a commit of which not all blocks have been read.
+    open: Option<(LogPosition, Vec<u8>)>,
+    /// The extent in the buffer.
+    loaded: Option<(ExtentId, Buffer)>,
+    /// The successor of the current extent, as its blocks name it.
+    next: Option<ExtentId>,
+    ended: bool,
+}
+
+enum Step {
+    /// A commit is whole.
+    Commit,
+    /// It goes on with the next block.
+    More,
+    /// The block is not there, for this reason.
+    Missing(Error),
+}
+
+impl LogReader {
+    /// Reads from `head`, the position of a commit. Where the log is known to be closed, `closed_at` is its last block: nothing behind it is read,
+    /// and that one before it is missing is corruption.
+    pub(crate) fn open(volume: Volume, head: LogPosition, closed_at: Option<u64>) -> LogReader {
+        LogReader { volume, at: head, closed_at, open: None, loaded: None, next: None, ended: false }
+    }
+
+    /// The next commit, with its position; `None` at the end of the log.
+    ///
+    /// # Errors
+    ///
+    /// Corruption where a block is missing that was durable; I/O errors.
+    pub(crate) async fn next(&mut self) -> Result<Option<(LogPosition, Vec<u8>)>> {
+        while !self.ended {
+            if self.closed_at.is_some_and(|last| self.at.seq > last) {
+                self.ended = true;
+                break;
+            }
+            self.load(self.at.extent).await?;
+            match self.block()? {
+                Step::Commit => return Ok(self.open.take()),
+                Step::More => {}
+                Step::Missing(defect) => {
+                    self.judge_end(defect).await?;
+                    self.ended = true;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// After the end: the position behind the last whole commit.
+    pub(crate) fn end(&self) -> LogPosition {
+        self.open.as_ref().map_or(self.at, |(start, _)| *start)
+    }
+
+    /// Reads the block that should be at the position.
+    fn block(&mut self) -> Result<Step> {
+        let header = match self.header_at(self.at.page) {
+            Ok(header) => header,
+            Err(defect) => return Ok(Step::Missing(defect)),
+        };
+        if header.log_id != self.at.log_id || header.seq != self.at.seq {
+            let reason = format!("block {} of log {} is in its place", header.seq, header.log_id);
+            return Ok(Step::Missing(Error::corruption(STRUCTURE, reason)));
+        }
+        // The payload is checked before the flags, which are to be judged only in a block that is whole.
+        let mut open = self.open.take();
+        let fits = header.first == open.is_none();
+        match header.payload(self.bytes_from(self.at.page)) {
+            Ok(payload) => open.get_or_insert_with(|| (self.at, Vec::new())).1.extend_from_slice(payload),
+            Err(defect) => {
+                self.open = open;
+                return Ok(Step::Missing(defect));
+            }
+        }
+        self.open = open;
+        if !fits {
+            let reason = format!("block {} does not fit the commit before it", header.seq);
+            return Err(damage(self.offset(self.at), reason));
+        }
+        self.next = Some(header.next);
+        self.at.seq += 1;
+        self.at.page += (header.block_bytes() / LOG_PAGE_BYTES) as u32;
+        if self.at.page == self.pages_per_extent() {
+            self.at.page = 0;
+            self.at.extent = header.next;
+            self.next = None;
+        }
+        Ok(if header.last { Step::Commit } else { Step::More })
+    }
+
+    /// Tells a torn tail from damage: the block at the position is not there; was it ever durable?
+    async fn judge_end(&mut self, defect: Error) -> Result<()> {
+        let missing = self.at;
+        let offset = self.offset(missing);
+        let lost = |why: String| {
+            let reason = format!("block {} of log {} is missing, but {why} ({defect})", missing.seq, missing.log_id);
+            damage(offset, reason)
+        };
+        if let Some(last) = self.closed_at {
+            return Err(lost(format!("the log goes on to block {last}")));
+        }
+        let mut first_page = missing.page + 1;
+        // This extent, and the one after it where something names it.
+        for _ in 0..2 {
+            for page in first_page..self.pages_per_extent() {
+                let Ok(header) = self.header_at(page) else { continue };
+                if header.log_id != missing.log_id || header.seq <= missing.seq {
+                    continue;
+                }
+                self.next = Some(header.next);
+                if header.durable_through >= missing.seq && header.payload(self.bytes_from(page)).is_ok() {
+                    return Err(lost(format!("block {} says that it was durable", header.seq)));
+                }
+            }
+            let Some(next) = self.next.take() else { break };
+            self.load(next).await?;
+            first_page = 0;
+        }
+        Ok(())
+    }
+
+    /// Reads an extent into the buffer. What lies past the end of the device (a crash may have taken back an allocation, though not from
+    /// under a durable block) is nothing.
+    async fn load(&mut self, extent: ExtentId) -> Result<()> {
+        if matches!(&self.loaded, Some((loaded, _)) if *loaded == extent) {
+            return Ok(());
+        }
+        let len = self.volume.parts().extent_bytes() as usize;
+        let mut buffer = self.loaded.take().map_or_else(|| Buffer::heap(len), |(_, buffer)| buffer);
+        let offset = self.volume.parts().offset(extent);
+        let present = present_bytes(&self.volume, extent);
+        if present > 0 {
+            let (result, back) = self.volume.device().read(offset, buffer, present).await;
+            result?;
+            buffer = back;
+        }
+        buffer[present..].fill(0);
+        self.loaded = Some((extent, buffer));
+        Ok(())
+    }
+
+    fn header_at(&self, page: u32) -> Result<BlockHeader> {
+        let extent = self.loaded.as_ref().expect("an extent is loaded").0;
+        let offset = self.volume.parts().offset(extent) + u64::from(page) * LOG_PAGE_BYTES as u64;
+        BlockHeader::decode(self.volume.parts().id(), offset, self.bytes_from(page))
+    }
+
+    fn bytes_from(&self, page: u32) -> &[u8] {
+        let len = self.volume.parts().extent_bytes() as usize;
+        let buffer = &self.loaded.as_ref().expect("an extent is loaded").1;
+        buffer[..len].get(page as usize * LOG_PAGE_BYTES..).unwrap_or_default()
+    }
+
+    fn offset(&self, position: LogPosition) -> u64 {
+        self.volume.parts().offset(position.extent) + u64::from(position.page) * LOG_PAGE_BYTES as u64
+    }
+
+    fn pages_per_extent(&self) -> u32 {
+        self.volume.parts().extent_bytes() / LOG_PAGE_BYTES as u32
+    }
+}
+
+/// How many bytes of an extent, in whole pages, the device has. A log has nothing in extent 0.
+fn present_bytes(volume: &Volume, extent: ExtentId) -> usize {
+    if extent.0 == 0 {
+        return 0;
+    }
+    let bytes = volume.device().len_bytes().saturating_sub(volume.parts().offset(extent));
+    bytes.min(u64::from(volume.parts().extent_bytes())) as usize / LOG_PAGE_BYTES * LOG_PAGE_BYTES
+}
+
+fn damage(offset: u64, reason: String) -> Error {
+    Error::Corruption(Box::new(Corruption { structure: STRUCTURE, shard: None, offset: Some(offset), reason }))
+}
+
+/// The extents of a log from `head` on, found by the first block of each: one page read for each extent. It is at least what a [`LogReader`] will read
+/// blocks from: at open everything in use is marked before anything is allocated, and replay may allocate.
+pub(crate) async fn read_chain(volume: &Volume, head: LogPosition) -> Result<Vec<ExtentId>> {
+    let parts = volume.parts();
+    let mut extents = vec![head.extent];
+    let mut buffer = Buffer::heap(LOG_PAGE_BYTES);
+    let (mut extent, mut page, mut seq_min) = (head.extent, head.page, head.seq);
+    loop {
+        let at = page as usize * LOG_PAGE_BYTES;
+        let offset = parts.offset(extent) + at as u64;
+        if at >= present_bytes(volume, extent) {
+            break;
+        }
+        let (result, back) = volume.device().read(offset, buffer, LOG_PAGE_BYTES).await;
+        result?;
+        buffer = back;
+        match BlockHeader::decode(parts.id(), offset, &buffer[..LOG_PAGE_BYTES]) {
+            // Sequences grow from extent to extent, so the walk ends.
+            Ok(header) if header.log_id == head.log_id && header.seq >= seq_min => {
+                if extent != head.extent {
+                    extents.push(extent);
+                }
+                (extent, page, seq_min) = (header.next, 0, header.seq + 1);
+            }
+            _ => break,
+        }
+    }
+    Ok(extents)
+}

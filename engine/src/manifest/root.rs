@@ -1,0 +1,173 @@
+//! Root pages: which log is a shard's current manifest.
+//!
+//! # Layout
+//!
+//! Two pages of 4096 bytes, A at the start of the shard's root extent and B 16 KiB behind it. All integers little-endian.
+//!
+//! ```text
+//! offset  bytes
+//!      0      1  format version: 1
+//!      1      3  zero
+//!      4      4  CRC32C over the volume id, the page's device offset, and the page with this field zero
+//!      8      8  generation, from 1; of two valid pages the higher counts
+//!     16      8  log id   \
+//!     24      8  sequence  | the head of the log
+//!     32      4  extent    |
+//!     36      4  page     /
+//!     40      4  shard
+//!     44   4052  zero
+//! ```
+//!
+//! | version | what changed |
+//! |---|---|
+//! | 1 | the first |
+//!
+//! # Writing
+//!
+//! 1. The page that is not the newest, durably: now the new log counts. 2. The other page, durably. Only then is the old log given up. So a
+//! crash finds the old page or the new one whole, and a page that is damaged later has a twin of the same generation: nothing
+//! ever falls back to a log that is gone.
+
+use siltstone_io::{Buffer, Placement, WriteDurability};
+
+use crate::log::LogPosition;
+use crate::types::{ExtentId, ShardId};
+use crate::volume::Volume;
+use crate::volume::bytes::{is_zero, placed_crc, put_u32, put_u64, u32_at, u64_at};
+use crate::{Error, Result};
+
+const ROOT_BYTES: usize = 4096;
+const PAGE_SPACING_BYTES: u64 = 16 << 10;
+
+const VERSION: u8 = 1;
+const CRC_AT: usize = 4;
+const GENERATION_AT: usize = 8;
+const LOG_AT: usize = 16;
+const SEQ_AT: usize = 24;
+const EXTENT_AT: usize = 32;
+const PAGE_AT: usize = 36;
+const SHARD_AT: usize = 40;
+const RESERVED_AT: usize = 44;
+
+const STRUCTURE: &str = "root page";
+
+/// What a root page says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Root {
+    pub(super) generation: u64,
+    pub(super) shard: ShardId,
+    pub(super) head: LogPosition,
+}
+
+/// The newest root of a shard and which of the pages holds it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FoundRoot {
+    pub(super) root: Root,
+    pub(super) page: usize,
+}
+
+impl Root {
+    fn encode(&self, volume: &[u8; 16], offset: u64, page: &mut [u8]) {
+        assert_eq!(page.len(), ROOT_BYTES);
+        page.fill(0);
+        page[0] = VERSION;
+        put_u64(page, GENERATION_AT, self.generation);
+        put_u64(page, LOG_AT, self.head.log_id);
+        put_u64(page, SEQ_AT, self.head.seq);
+        put_u32(page, EXTENT_AT, self.head.extent.0);
+        put_u32(page, PAGE_AT, self.head.page);
+        put_u32(page, SHARD_AT, u32::from(self.shard.0));
+        let crc = placed_crc(volume, offset, page, CRC_AT);
+        put_u32(page, CRC_AT, crc);
+    }
+
+    fn decode(volume: &[u8; 16], offset: u64, page: &[u8]) -> Result<Root> {
+        assert_eq!(page.len(), ROOT_BYTES);
+        if page[0] != VERSION {
+            return Err(Error::corruption(STRUCTURE, format!("version {}, this build knows {VERSION}", page[0])));
+        }
+        let (stored, crc) = (u32_at(page, CRC_AT), placed_crc(volume, offset, page, CRC_AT));
+        if stored != crc {
+            return Err(Error::corruption(STRUCTURE, format!("checksum {stored:08x}, computed {crc:08x}")));
+        }
+        let shard = u16::try_from(u32_at(page, SHARD_AT));
+        let (Ok(shard), true) = (shard, is_zero(&page[1..CRC_AT]) && is_zero(&page[RESERVED_AT..])) else {
+            return Err(Error::corruption(STRUCTURE, "reserved bytes are not zero"));
+        };
+        let head = LogPosition {
+            log_id: u64_at(page, LOG_AT),
+            extent: ExtentId(u32_at(page, EXTENT_AT)),
+            page: u32_at(page, PAGE_AT),
+            seq: u64_at(page, SEQ_AT),
+        };
+        Ok(Root { generation: u64_at(page, GENERATION_AT), shard: ShardId(shard), head })
+    }
+}
+
+/// Makes `root` the current one: durable in `first`, then in the other page. An error leaves either the old or the new root.
+pub(super) async fn write_root(volume: &Volume, extent: ExtentId, root: &Root, first: usize) -> Result<()> {
+    for page in [first, 1 - first] {
+        let offset = page_offset(volume, extent, page);
+        let mut buffer = Buffer::heap(ROOT_BYTES);
+        root.encode(volume.parts().id(), offset, &mut buffer[..ROOT_BYTES]);
+        let (durable, placement) = (WriteDurability::Durable, Placement::Metadata);
+        volume.device().write(offset, buffer, 0..ROOT_BYTES, durable, placement).await.0?;
+    }
+    Ok(())
+}
+
+/// The newest root in this root extent, which must be the shard's.
+pub(super) async fn read_root(volume: &Volume, extent: ExtentId, shard: ShardId) -> Result<FoundRoot> {
+    let mut newest: Option<FoundRoot> = None;
+    let mut defect = None;
+    for page in [0, 1] {
+        let offset = page_offset(volume, extent, page);
+        if offset + ROOT_BYTES as u64 > volume.device().len_bytes() {
+            let reason = "it lies past the end of the device, which was truncated";
+            return Err(Error::corruption(STRUCTURE, reason).located(shard.0, offset));
+        }
+        let (result, buffer) = volume.device().read(offset, Buffer::heap(ROOT_BYTES), ROOT_BYTES).await;
+        result?;
+        match Root::decode(volume.parts().id(), offset, &buffer[..ROOT_BYTES]) {
+            Ok(root) if newest.is_none_or(|newest| newest.root.generation < root.generation) => {
+                newest = Some(FoundRoot { root, page });
+            }
+            Ok(_) => {}
+            Err(error) => defect = Some(error.located(shard.0, offset)),
+        }
+    }
+    match (newest, defect) {
+        (Some(found), _) if found.root.shard != shard => {
+            let reason = format!("the root page of shard {shard} is of shard {}", found.root.shard);
+            Err(Error::corruption(STRUCTURE, reason).located(shard.0, page_offset(volume, extent, found.page)))
+        }
+        (Some(found), _) => Ok(found),
+        (None, defect) => Err(defect.expect("a page that is not valid has a defect")),
+    }
+}
+
+fn page_offset(volume: &Volume, extent: ExtentId, page: usize) -> u64 {
+    volume.parts().offset(extent) + page as u64 * PAGE_SPACING_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn encodes_and_decodes_and_notices_every_flip(
+            volume: [u8; 16], offset: u64, generation: u64, shard: u16, log_id: u64, extent: u32, page: u32, seq: u64, flip in 0usize..4096,
+        ) {
+            let head = LogPosition { log_id, extent: ExtentId(extent), page, seq };
+            let root = Root { generation, shard: ShardId(shard), head };
+            let mut bytes = vec![0; ROOT_BYTES];
+            root.encode(&volume, offset, &mut bytes);
+            prop_assert_eq!(Root::decode(&volume, offset, &bytes).unwrap(), root);
+            prop_assert!(Root::decode(&volume, offset ^ 4096, &bytes).is_err());
+            bytes[flip] ^= 1;
+            prop_assert!(Root::decode(&volume, offset, &bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Reading and writing the superblock's copies on a device.
+
+use siltstone_io::{Buffer, Device, Placement, WriteDurability};
+
+use super::superblock::{
+    AREA_BYTES, Defect, EXTENT_BYTES_MIN, Found, SUPERBLOCK_BYTES, Superblock, VERSION, copy_offset, judge,
+    was_never_finished,
+};
+use crate::{Error, Result};
+
+/// What is found at the beginning of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Probe {
+    /// Nothing yet, or the remains of a creation that a crash cut short: a volume may be created here.
+    Blank,
+    /// A volume. It has no shards where its creation was cut short.
+    Volume(Superblock),
+}
+
+/// Writes all copies; durable when it returns. After an error the device holds the old or the new generation.
+pub(crate) async fn write_superblock(device: &Device, superblock: &Superblock) -> Result<()> {
+    for pair in [[0, 1], [2, 3]] {
+        for copy in pair {
+            let offset = copy_offset(copy);
+            let mut buffer = Buffer::heap(SUPERBLOCK_BYTES);
+            superblock.encode(offset, &mut buffer[..SUPERBLOCK_BYTES]);
+            let range = 0..SUPERBLOCK_BYTES;
+            device.write(offset, buffer, range, WriteDurability::Cached, Placement::Metadata).await.0?;
+        }
+        device.flush().await?;
+    }
+    Ok(())
+}
+
+/// Reads the newest superblock.
+///
+/// # Errors
+///
+/// `NotAVolume`, `Version`, or `Corruption` where the area holds copies of which none is whole.
+pub(crate) async fn probe(device: &Device) -> Result<Probe> {
+    let length = device.len_bytes().min(AREA_BYTES as u64) as usize / SUPERBLOCK_BYTES * SUPERBLOCK_BYTES;
+    let mut area = vec![0; AREA_BYTES];
+    if length > 0 {
+        let (result, buffer) = device.read(0, Buffer::heap(length), length).await;
+        result?;
+        area[..length].copy_from_slice(&buffer[..length]);
+    }
+    let bytes = device.len_bytes();
+    let (copies, found) = judge(&area);
+    match found {
+        Some(Found::Volume(superblock)) => return Ok(Probe::Volume(superblock)),
+        Some(Found::Version(found)) => {
+            return Err(Error::Version { path: device.path().to_path_buf(), found, supported: VERSION });
+        }
+        None => {}
+    }
+    // Creation begins by reserving extent 0: a shorter file that is not empty is something else.
+    if (bytes == 0 || bytes >= u64::from(EXTENT_BYTES_MIN)) && was_never_finished(&area) {
+        return Ok(Probe::Blank);
+    }
+    let not_a_volume = |reason: String| Error::NotAVolume { path: device.path().to_path_buf(), reason };
+    if copies.iter().all(|defect| matches!(defect, Defect::NoMagic)) {
+        let least = EXTENT_BYTES_MIN;
+        return Err(not_a_volume(if bytes < u64::from(least) {
+            format!("it has {bytes} bytes, a volume at least {least}, and it does not begin with a superblock")
+        } else {
+            "there is no superblock in it".into()
+        }));
+    }
+    let reasons: Vec<String> =
+        copies.iter().enumerate().map(|(copy, defect)| format!("copy {copy}: {}", defect.reason())).collect();
+    Err(Error::corruption("superblock", format!("no copy is whole ({})", reasons.join("; "))))
+}
