@@ -3,7 +3,7 @@
 //! A shard is the same in all cases: an executor with a task that takes what comes through the mailboxes. It begins as a [`ShardSeed`],
 //! which can be sent to the thread where it is to live, and becomes a [`ShardDriver`] there.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::os::fd::BorrowedFd;
@@ -21,9 +21,7 @@ use siltstone_io::{
 use crate::checkpoint::CheckpointInfo;
 use crate::engine::open::{Opened, backend, open_volume};
 use crate::engine::options::Options;
-use crate::engine::{
-    CONTROLS_CAPACITY, Engine, EngineShared, Keyspace, KeyspaceInfo, MAILBOX_CAPACITY, Port,
-};
+use crate::engine::{CONTROLS_CAPACITY, Engine, EngineShared, Keyspace, KeyspaceInfo, MAILBOX_CAPACITY, Port};
 use crate::error::{Error, Result};
 use crate::shard::{Control, LocalShard, Operator, Shard, ShardPlan, start};
 
@@ -67,14 +65,17 @@ pub struct ShardSeed {
 /// # }
 /// ```
 pub struct ShardDriver {
-    // Before the executor: a task may hold what this holds, and the executor drops its tasks.
-    shard: Rc<Shard>,
-    closed: Rc<RefCell<Option<Closers>>>,
     executor: Executor,
+    shard: Rc<Shard>,
+    ending: Rc<Ending>,
 }
 
-/// Those who are told when a shard has ended.
-type Closers = Vec<oneshot::Sender<()>>;
+/// The end of a shard. Dropped last of a driver's parts, it tells those who wait.
+#[derive(Default)]
+struct Ending {
+    closed: Cell<bool>,
+    closers: RefCell<Vec<oneshot::Sender<()>>>,
+}
 
 impl ShardSeed {
     /// Starts the shard on the calling thread, which must be the one that drives it. Blocks until it has recovered.
@@ -92,13 +93,19 @@ impl ShardSeed {
         let mut executor = Executor::new(config, self.backend)?;
         let handle = executor.handle();
         let shard = executor.block_on(start(self.plan, handle.clone()))?;
-        let closed = Rc::new(RefCell::new(None));
-        let (served, done) = (Rc::clone(&shard), Rc::clone(&closed));
+        let ending = Rc::new(Ending::default());
+        let (served, end) = (Rc::clone(&shard), Rc::clone(&ending));
         handle.spawn(Class::Foreground, async move {
             let closers = served.serve(self.operators, self.controls).await;
-            *done.borrow_mut() = Some(closers);
+            end.closed.set(true);
+            match driving {
+                // The driver is dropped next, and then there is nothing left of the shard.
+                Driving::Pinned => end.closers.replace(closers),
+                // Those who wait are the ones who drive.
+                Driving::Moving => closers,
+            };
         });
-        Ok(ShardDriver { shard, closed, executor })
+        Ok(ShardDriver { executor, shard, ending })
     }
 }
 
@@ -124,7 +131,7 @@ impl ShardDriver {
     }
 
     /// A file descriptor that becomes readable when there is something to do; none on a simulated disk.
-    pub fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub fn wake_fd(&mut self) -> Option<BorrowedFd<'_>> {
         self.executor.wake_fd()
     }
 
@@ -140,7 +147,7 @@ impl ShardDriver {
 
     /// Whether the shard has ended, after [`Engine::close`] or when all handles are gone. Then drop the driver.
     pub fn is_closed(&self) -> bool {
-        self.closed.borrow().is_some()
+        self.ending.closed.get()
     }
 
     /// Drives the shard to its end, and tells those who wait for it.
@@ -150,18 +157,6 @@ impl ShardDriver {
             if self.executor.turn(&budget) != Turn::Progress {
                 self.executor.park(None);
             }
-        }
-    }
-}
-
-impl Drop for ShardDriver {
-    fn drop(&mut self) {
-        // What waits for the end learns of it when the operations in flight have ended: the executor's drop sees to that, so the
-        // senders go into it as its last task would.
-        let closers = self.closed.borrow_mut().take();
-        self.executor.shut_down();
-        for closer in closers.into_iter().flatten() {
-            let _ = closer.send(());
         }
     }
 }
@@ -249,9 +244,7 @@ fn assemble(options: &Options, opened: Opened) -> (Arc<EngineShared>, Vec<ShardS
     }
     let keyspaces: BTreeMap<String, Keyspace> = keyspaces
         .into_iter()
-        .map(|(id, name, options)| {
-            (name.clone(), Keyspace::new(KeyspaceInfo { id, name, options, key_groups }))
-        })
+        .map(|(id, name, options)| (name.clone(), Keyspace::new(KeyspaceInfo { id, name, options, key_groups })))
         .collect();
     let restored: Option<CheckpointInfo> = restored;
     let shared = EngineShared {
@@ -321,7 +314,10 @@ impl Drop for BatonDrive {
 }
 
 /// Puts a shard under a baton.
-#[expect(unsafe_code, reason = "the proof that a whole shard may move between threads belongs where the shard is assembled")]
+#[expect(
+    unsafe_code,
+    reason = "the proof that a whole shard may move between threads belongs where the shard is assembled"
+)]
 fn under_baton(driver: ShardDriver) -> Baton<ShardDriver> {
     // SAFETY: the driver was made on this thread a moment ago, with `Driving::Moving`, and nobody has called `local` on it: every `Rc`
     // of the shard is held by the driver or by tasks of its executor, which it owns. Operators, the only code of others that could

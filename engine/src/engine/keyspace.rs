@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::engine::options::KeyspaceOptions;
-use crate::engine::route::{group_of, stored_key, StoredKey};
+use crate::engine::route::{StoredKey, group_of, stored_key};
 use crate::types::{KeyGroup, KeyspaceId};
 
 /// The handle of a keyspace of an open engine: cheap to clone, usable on every thread.

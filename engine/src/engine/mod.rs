@@ -9,7 +9,7 @@ pub(crate) mod route;
 mod scan;
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -19,9 +19,7 @@ use siltstone_io::mailbox::{self, TrySendError};
 use crate::checkpoint::{self, CheckpointInfo, CheckpointOrder, EpochGate, Ticket};
 use crate::error::{Error, Result};
 use crate::manifest::ManifestEdit;
-use crate::shard::{
-    Control, KeyspaceState, LocalShard, Operator, Shard, ShardStats, WriteBatch, encode_options,
-};
+use crate::shard::{Control, KeyspaceState, LocalShard, Operator, Shard, ShardStats, WriteBatch, encode_options};
 use crate::types::{KeyspaceId, ShardId};
 use crate::version::Version;
 
@@ -154,7 +152,11 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Closed`] when the engine closes before the operator has ended; [`Error::InvalidArgument`] under a baton.
-    pub fn on_shard<T, F, Fut>(&self, key: &[u8], operator: F) -> impl Future<Output = Result<T>> + Send + use<T, F, Fut>
+    pub fn on_shard<T, F, Fut>(
+        &self,
+        key: &[u8],
+        operator: F,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, F, Fut>
     where
         T: Send + 'static,
         F: FnOnce(LocalShard) -> Fut + Send + 'static,
@@ -335,7 +337,7 @@ impl Engine {
             let (sender, receiver) = oneshot::channel();
             // A shard that is closed already has nothing to end.
             if port.controls.send(Control::Close(sender)).await.is_ok() {
-                ended.push(receiver);
+                ended.push(receiver.into_future());
             }
         }
         join_all(ended).await;
@@ -441,7 +443,11 @@ impl EngineShared {
     }
 
     /// Runs a task on a shard itself, beside its operators and outside their epochs.
-    pub(crate) fn control<T, F, Fut>(&self, shard: usize, task: F) -> impl Future<Output = Result<T>> + Send + use<T, F, Fut>
+    pub(crate) fn control<T, F, Fut>(
+        &self,
+        shard: usize,
+        task: F,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, F, Fut>
     where
         T: Send + 'static,
         F: FnOnce(std::rc::Rc<Shard>) -> Fut + Send + 'static,

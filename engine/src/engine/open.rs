@@ -29,14 +29,17 @@ use crate::volume::{
     Probe, SharedExtents, SstFile, SstRegistry, Superblock, Volume, VolumeParts, probe, write_superblock,
 };
 
+/// Keyspaces with their numbers and names.
+type Keyspaces = Vec<(KeyspaceId, String, KeyspaceOptions)>;
+
 /// What an opening yields.
 pub(crate) struct Opened {
     pub(crate) plans: Vec<ShardPlan>,
     pub(crate) gate: Arc<EpochGate>,
-    pub(crate) keyspaces: Vec<(KeyspaceId, String, KeyspaceOptions)>,
+    pub(crate) keyspaces: Keyspaces,
     pub(crate) key_groups: u32,
     pub(crate) restored: Option<CheckpointInfo>,
-    pub(crate) committed: Vec<CheckpointInfo>,
+    pub(crate) next_keyspace: KeyspaceId,
 }
 
 /// Opens or creates the volume. Blocking; uses an executor of its own.
@@ -53,7 +56,7 @@ pub(crate) fn open_volume(options: &Options) -> Result<Opened> {
 pub(crate) fn backend(place: &Place) -> Backend {
     match place {
         Place::Path(_) => Backend::Ring,
-        Place::Simulated(disk) => Backend::Simulated(disk.clock()),
+        Place::Simulated(_, clock) => Backend::Simulated(clock.clone()),
     }
 }
 
@@ -272,7 +275,7 @@ impl Opening<'_> {
         let shards = manifests.len();
         let committed_infos = manifests[0].state().committed.clone();
         let committed: BTreeSet<u64> = committed_infos.keys().copied().collect();
-        let keyspaces = self.keyspaces(manifests.iter().map(PlannedManifest::state))?;
+        let (keyspaces, next_keyspace) = self.keyspaces(manifests.iter().map(PlannedManifest::state))?;
         let newest = manifests.iter().map(|manifest| manifest.state().epoch).max().unwrap_or_default();
         let epoch = Epoch(newest.0 + 1);
         let gate = EpochGate::new(epoch, shards);
@@ -307,15 +310,11 @@ impl Opening<'_> {
                 epoch,
             });
         }
-        let committed = committed_infos.iter().map(|(id, info)| CheckpointInfo::of(*id, info)).collect();
-        Ok(Opened { plans, gate, keyspaces, key_groups: superblock.key_groups, restored, committed })
+        Ok(Opened { plans, gate, keyspaces, key_groups: superblock.key_groups, restored, next_keyspace })
     }
 
     /// All keyspaces that some shard has, and those that the options ask for.
-    fn keyspaces<'s>(
-        &self,
-        states: impl Iterator<Item = &'s ManifestState>,
-    ) -> Result<Vec<(KeyspaceId, String, KeyspaceOptions)>> {
+    fn keyspaces<'s>(&self, states: impl Iterator<Item = &'s ManifestState>) -> Result<(Keyspaces, KeyspaceId)> {
         let mut by_id: BTreeMap<KeyspaceId, (String, KeyspaceOptions)> = BTreeMap::new();
         let mut next = KeyspaceId(0);
         for state in states {
@@ -343,7 +342,7 @@ impl Opening<'_> {
                 }
             }
         }
-        Ok(by_id.into_iter().map(|(id, (name, options))| (id, name, options)).collect())
+        Ok((by_id.into_iter().map(|(id, (name, options))| (id, name, options)).collect(), next))
     }
 
     fn shard_config(&self, key_groups: u32) -> ShardConfig {
@@ -387,6 +386,6 @@ fn no_space(error: siltstone_io::IoError) -> Error {
 fn entropy_of(place: &Place) -> [u8; 16] {
     match place {
         Place::Path(_) => entropy(),
-        Place::Simulated(_) => *b"simulated volume",
+        Place::Simulated(..) => *b"simulated volume",
     }
 }

@@ -1,10 +1,11 @@
 //! What a user sets, and its validation. Options are checked once, at open; everything behind that can rely on them.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use siltstone_io::{SharedDevice, SimDisk};
+use siltstone_io::{SharedDevice, SimClock, SimDisk};
 
 use crate::error::{Error, Result};
 
@@ -144,7 +145,9 @@ impl KeyspaceOptions {
             )));
         }
         if self.ttl.is_some_and(|ttl| ttl.duration_ms == 0) {
-            return Err(Error::InvalidArgument(format!("the TTL of keyspace {name} is zero: nothing could ever be read")));
+            return Err(Error::InvalidArgument(format!(
+                "the TTL of keyspace {name} is zero: nothing could ever be read"
+            )));
         }
         Ok(())
     }
@@ -179,10 +182,10 @@ pub struct Options {
     pub(crate) pin_cpus: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Place {
     Path(PathBuf),
-    Simulated(SimDisk),
+    Simulated(SimDisk, SimClock),
 }
 
 impl Options {
@@ -191,9 +194,9 @@ impl Options {
         Options::new(Place::Path(path.as_ref().to_path_buf()))
     }
 
-    /// A volume on a simulated disk.
-    pub fn simulated(disk: SimDisk) -> Options {
-        Options::new(Place::Simulated(disk))
+    /// A volume on a simulated disk, in virtual time.
+    pub fn simulated(disk: SimDisk, clock: SimClock) -> Options {
+        Options::new(Place::Simulated(disk, clock))
     }
 
     fn new(place: Place) -> Options {
@@ -351,7 +354,10 @@ impl Options {
             ));
         }
         if self.extent_bytes < 8 * self.page_bytes {
-            return invalid(format!("extent_bytes is {}: at least 8 pages of {} are needed", self.extent_bytes, self.page_bytes));
+            return invalid(format!(
+                "extent_bytes is {}: at least 8 pages of {} are needed",
+                self.extent_bytes, self.page_bytes
+            ));
         }
         if self.memory_bytes / self.shards < 4 << 20 {
             return invalid(format!(
@@ -374,12 +380,17 @@ impl Options {
             return invalid("checkpoints_retained is 0: at least the last one must be kept".into());
         }
         if self.capacity_bytes < 16 * self.extent_bytes as u64 {
-            return invalid(format!("capacity is {} bytes: at least 16 extents of {} are needed", self.capacity_bytes, self.extent_bytes));
+            return invalid(format!(
+                "capacity is {} bytes: at least 16 extents of {} are needed",
+                self.capacity_bytes, self.extent_bytes
+            ));
         }
         if let Durability::Interval(interval) = self.durability
             && (interval.is_zero() || interval > Duration::from_secs(3600))
         {
-            return invalid(format!("a durability interval of {interval:?}: more than zero and at most an hour is allowed"));
+            return invalid(format!(
+                "a durability interval of {interval:?}: more than zero and at most an hour is allowed"
+            ));
         }
         let mut names: Vec<&str> = self.keyspaces.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
@@ -395,9 +406,9 @@ impl Options {
     }
 }
 
-impl From<SimDisk> for Place {
-    fn from(disk: SimDisk) -> Self {
-        Place::Simulated(disk)
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.path(), f)
     }
 }
 
@@ -407,14 +418,14 @@ impl Place {
         match self {
             Place::Path(path) if path.is_dir() => path.join(VOLUME_FILE_NAME),
             Place::Path(path) => path.clone(),
-            Place::Simulated(_) => PathBuf::from("simulated"),
+            Place::Simulated(..) => PathBuf::from("simulated"),
         }
     }
 
     pub(crate) fn simulated(&self) -> Option<SharedDevice> {
         match self {
             Place::Path(_) => None,
-            Place::Simulated(disk) => Some(SharedDevice::simulated(disk.clone())),
+            Place::Simulated(disk, _) => Some(SharedDevice::simulated(disk.clone())),
         }
     }
 }

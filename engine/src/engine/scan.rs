@@ -89,7 +89,9 @@ async fn send_chunks(
     while let Some(entry) = scan.next().await? {
         bytes += entry.key.len() + entry.value.len();
         chunk.push((entry.key.to_vec(), entry.value.to_vec()));
-        if (chunk.len() == CHUNK_ENTRIES || bytes >= CHUNK_BYTES) && sender.send(Ok(std::mem::take(&mut chunk))).await.is_err() {
+        if (chunk.len() == CHUNK_ENTRIES || bytes >= CHUNK_BYTES)
+            && sender.send(Ok(std::mem::take(&mut chunk))).await.is_err()
+        {
             return Ok(());
         }
         if chunk.is_empty() {

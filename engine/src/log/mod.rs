@@ -44,11 +44,11 @@ mod writer;
 
 pub(crate) use self::fifo::Fifo;
 pub(crate) use self::reader::{LogReader, read_chain};
-pub(crate) use self::writer::{LogRange, LogWriter};
+pub(crate) use self::writer::LogWriter;
 use crate::types::ExtentId;
 
 /// The place of a block in a log: where the block that has the sequence stands or will stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LogPosition {
     /// The log.
     pub(crate) log_id: u64,

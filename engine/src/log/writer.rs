@@ -179,6 +179,11 @@ impl LogWriter {
         self.inner.reserve_successors(bytes).await
     }
 
+    /// Whether one append of this many bytes, if it is the next, has the extents that it needs.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.inner.place.borrow().ahead.len() >= self.inner.successors_needed(bytes)
+    }
+
     /// Makes every append durable that was called before.
     pub(crate) async fn sync(&self) -> Result<()> {
         let inner = &*self.inner;
@@ -249,11 +254,16 @@ impl Inner {
         LogPosition { log_id: self.log_id, extent, page: place.page, seq: place.seq }
     }
 
-    /// Gets a successor for each extent that a commit of this many bytes will touch. The caller has the turn.
-    async fn reserve_successors(&self, bytes: usize) -> Result<()> {
+    /// How many extents behind the current one a commit of this many bytes needs, the last one's successor included.
+    fn successors_needed(&self, bytes: usize) -> usize {
         let page = self.place.borrow().page;
         let pieces = Pieces::new(page, self.pages_per_extent, self.block_pages_max, bytes);
-        let needed = 1 + pieces.filter(|piece| piece.page == 0).count() - usize::from(page == 0);
+        1 + pieces.filter(|piece| piece.page == 0).count() - usize::from(page == 0)
+    }
+
+    /// Gets a successor for each extent that a commit of this many bytes will touch. The caller has the turn.
+    async fn reserve_successors(&self, bytes: usize) -> Result<()> {
+        let needed = self.successors_needed(bytes);
         loop {
             if self.place.borrow().ahead.len() >= needed {
                 return Ok(());

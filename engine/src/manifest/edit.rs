@@ -18,9 +18,9 @@
 //! | 2 | keyspace id floor | next u32 |
 //! | 3 | keyspace create | id u32, name, options (bytes that the manifest does not look into) |
 //! | 4 | keyspace drop | id u32 |
-//! | 5 | SST add | keyspace u32, level u8, run u64, SST |
-//! | 6 | SST remove | keyspace u32, level u8, SST id u64 |
-//! | 7 | WAL floor | list of chains: position (log u64, extent u32, page u32, seq u64), closed u8, last seq u64 |
+//! | 5 | SST add | keyspace u32, level u8, groups (first u32, end u32), SST |
+//! | 6 | SST remove | keyspace u32, level u8, first group u32, SST id u64 |
+//! | 7 | WAL floor | list of chains: position (log u64, extent u32, page u32, seq u64), closed u8, last seq u64, groups |
 //! | 8 | last sequence | seq u64 |
 //! | 9 | epoch | epoch u64 |
 //! | 10 | checkpoint part | checkpoint u64, epoch u64 |
@@ -28,7 +28,7 @@
 //! | 12 | checkpoint drop | checkpoint u64 |
 //! | 13 | checkpoint begin | checkpoint u64, epoch u64, last sequence u64 |
 //! | 14 | checkpoint keyspace | checkpoint u64, id u32, name, options |
-//! | 15 | checkpoint SST | checkpoint u64, keyspace u32, level u8, run u64, id u64, whole u8, SST if whole |
+//! | 15 | checkpoint SST | checkpoint u64, keyspace u32, level u8, groups, id u64, whole u8, SST if whole |
 //!
 //! An SST: id u64, pages u32, list of extents u32, footer CRC u32, smallest key, largest key, entries u64, tombstones u64, least and
 //! greatest sequence u64, least and greatest expiry u64, data bytes u64.
@@ -37,6 +37,7 @@
 //! |---|---|
 //! | 1 | the first |
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::coding::{Reader, Writer};
@@ -45,6 +46,8 @@ use crate::types::{Epoch, ExtentId, KeyspaceId, SeqNo, ShardId, SstId};
 use crate::{Error, Result};
 
 const VERSION: u8 = 1;
+/// Key groups are numbered in 16 bits, and the number after the last must fit too.
+const KEY_GROUPS_MAX: u32 = 32_768;
 const STRUCTURE: &str = "manifest record";
 /// Tags with this bit may be skipped where they are not known.
 const OPTIONAL: u8 = 0x80;
@@ -62,10 +65,10 @@ pub(crate) enum ManifestEdit {
     KeyspaceCreate { id: KeyspaceId, name: String, options: Vec<u8> },
     /// A keyspace ends, and its SSTs with it; checkpoints keep theirs.
     KeyspaceDrop { id: KeyspaceId },
-    /// An SST becomes part of a keyspace. `run` orders the SSTs of level 0: the higher is the newer.
-    SstAdd { keyspace: KeyspaceId, level: u8, run: u64, meta: Arc<SstMeta> },
-    /// An SST is no longer part of a keyspace.
-    SstRemove { keyspace: KeyspaceId, level: u8, sst: SstId },
+    /// An SST, as far as it lies in these key groups, becomes part of a keyspace.
+    SstAdd { keyspace: KeyspaceId, level: u8, groups: Range<u32>, meta: Arc<SstMeta> },
+    /// The piece of an SST that begins with this key group is no longer part of a keyspace.
+    SstRemove { keyspace: KeyspaceId, level: u8, first_group: u32, sst: SstId },
     /// What replay has to read, in this order. Replaces what an earlier record said.
     WalFloor { chains: Vec<WalChain> },
     /// Sequence numbers up to this one may be in use.
@@ -83,7 +86,7 @@ pub(crate) enum ManifestEdit {
     /// In a snapshot: a keyspace of a part.
     CheckpointKeyspace { id: u64, keyspace: KeyspaceId, name: String, options: Vec<u8> },
     /// In a snapshot: an SST of a part, by its id where it is described earlier in the snapshot.
-    CheckpointSst { id: u64, keyspace: KeyspaceId, level: u8, run: u64, sst: SstRef },
+    CheckpointSst { id: u64, keyspace: KeyspaceId, level: u8, groups: Range<u32>, sst: SstRef },
 }
 
 /// An SST in a snapshot.
@@ -127,12 +130,14 @@ pub(crate) struct SstMeta {
 }
 
 /// One WAL that replay reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WalChain {
     /// The first commit to be replayed.
     pub(crate) head: LogPosition,
     /// The last block of the chain where it is closed: that it be missing is then corruption, not a torn tail.
     pub(crate) end: Option<u64>,
+    /// The key groups whose entries count; those of others have been written out, or are another shard's.
+    pub(crate) groups: Range<u32>,
 }
 
 /// What shard 0 knows of a checkpoint.
@@ -215,15 +220,16 @@ impl ManifestEdit {
                 out.put_bytes(options);
             }
             ManifestEdit::KeyspaceDrop { id } => out.put_u32(id.0),
-            ManifestEdit::SstAdd { keyspace, level, run, meta } => {
+            ManifestEdit::SstAdd { keyspace, level, groups, meta } => {
                 out.put_u32(keyspace.0);
                 out.put_u8(*level);
-                out.put_u64(*run);
+                put_groups(out, groups);
                 meta.encode(out);
             }
-            ManifestEdit::SstRemove { keyspace, level, sst } => {
+            ManifestEdit::SstRemove { keyspace, level, first_group, sst } => {
                 out.put_u32(keyspace.0);
                 out.put_u8(*level);
+                out.put_u32(*first_group);
                 out.put_u64(sst.0);
             }
             ManifestEdit::WalFloor { chains } => {
@@ -255,11 +261,11 @@ impl ManifestEdit {
                 out.put_bytes(name.as_bytes());
                 out.put_bytes(options);
             }
-            ManifestEdit::CheckpointSst { id, keyspace, level, run, sst } => {
+            ManifestEdit::CheckpointSst { id, keyspace, level, groups, sst } => {
                 out.put_u64(*id);
                 out.put_u32(keyspace.0);
                 out.put_u8(*level);
-                out.put_u64(*run);
+                put_groups(out, groups);
                 match sst {
                     SstRef::Known(sst) => {
                         out.put_u64(sst.0);
@@ -289,12 +295,13 @@ impl ManifestEdit {
             5 => ManifestEdit::SstAdd {
                 keyspace: KeyspaceId(reader.u32()?),
                 level: reader.u8()?,
-                run: reader.u64()?,
+                groups: read_groups(reader)?,
                 meta: Arc::new(SstMeta::decode(reader)?),
             },
             6 => ManifestEdit::SstRemove {
                 keyspace: KeyspaceId(reader.u32()?),
                 level: reader.u8()?,
+                first_group: reader.u32()?,
                 sst: SstId(reader.u64()?),
             },
             7 => ManifestEdit::WalFloor { chains: reader.list(WalChain::BYTES, WalChain::decode)? },
@@ -326,7 +333,7 @@ impl ManifestEdit {
                 id: reader.u64()?,
                 keyspace: KeyspaceId(reader.u32()?),
                 level: reader.u8()?,
-                run: reader.u64()?,
+                groups: read_groups(reader)?,
                 sst: SstRef::decode(reader)?,
             },
             unknown if unknown & OPTIONAL != 0 => return Ok(None),
@@ -389,6 +396,8 @@ impl SstMeta {
         };
         let fault = if meta.pages == 0 || meta.extents.is_empty() {
             "is empty"
+        } else if meta.smallest.len() < 2 || meta.largest.len() < 2 {
+            "has a bound without a key group"
         } else if meta.smallest > meta.largest {
             "has a smallest key above its largest"
         } else if meta.min_seq > meta.max_seq {
@@ -403,7 +412,7 @@ impl SstMeta {
 }
 
 impl WalChain {
-    const BYTES: usize = 8 + 4 + 4 + 8 + 1 + 8;
+    const BYTES: usize = 8 + 4 + 4 + 8 + 1 + 8 + 8;
 
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64(self.head.log_id);
@@ -412,6 +421,7 @@ impl WalChain {
         out.put_u64(self.head.seq);
         out.put_u8(u8::from(self.end.is_some()));
         out.put_u64(self.end.unwrap_or(0));
+        put_groups(out, &self.groups);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<WalChain> {
@@ -426,8 +436,21 @@ impl WalChain {
         if !closed && end != 0 {
             return Err(Error::corruption(STRUCTURE, "an open WAL chain has an end"));
         }
-        Ok(WalChain { head, end: closed.then_some(end) })
+        Ok(WalChain { head, end: closed.then_some(end), groups: read_groups(reader)? })
     }
+}
+
+fn put_groups(out: &mut Vec<u8>, groups: &Range<u32>) {
+    out.put_u32(groups.start);
+    out.put_u32(groups.end);
+}
+
+fn read_groups(reader: &mut Reader<'_>) -> Result<Range<u32>> {
+    let groups = reader.u32()?..reader.u32()?;
+    if groups.is_empty() || groups.end > KEY_GROUPS_MAX {
+        return Err(Error::corruption(STRUCTURE, format!("key groups {groups:?} are impossible")));
+    }
+    Ok(groups)
 }
 
 fn read_seq(reader: &mut Reader<'_>) -> Result<SeqNo> {
@@ -450,8 +473,8 @@ pub(super) mod tests {
             pages: 3,
             extents: vec![ExtentId(id as u32 * 2 + 10), ExtentId(id as u32 * 2 + 11)],
             footer_crc: 1,
-            smallest: b"a".as_slice().into(),
-            largest: b"b".as_slice().into(),
+            smallest: b"\0\0a".as_slice().into(),
+            largest: b"\0\0b".as_slice().into(),
             entries: 2,
             tombstones: 1,
             min_seq: SeqNo(1),
@@ -463,7 +486,7 @@ pub(super) mod tests {
     }
 
     fn any_sst() -> impl Strategy<Value = Arc<SstMeta>> {
-        let bytes = || prop::collection::vec(any::<u8>(), 0..20);
+        let bytes = || prop::collection::vec(any::<u8>(), 2..20);
         (
             any::<(u64, u32, u64, u64, u64, u64)>(),
             1u32..,
@@ -500,10 +523,14 @@ pub(super) mod tests {
         let keyspace = || any::<u32>().prop_map(KeyspaceId);
         let seq = || (0..=SeqNo::MAX.0).prop_map(SeqNo);
         let epoch = || any::<u64>().prop_map(Epoch);
-        let chain = any::<(u64, u32, u32, u64, Option<u64>)>().prop_map(|(log_id, extent, page, seq, end)| WalChain {
-            head: LogPosition { log_id, extent: ExtentId(extent), page, seq },
-            end,
-        });
+        let groups = || (0..100u32, 1..100u32).prop_map(|(start, count)| start..start + count);
+        let chain = (any::<(u64, u32, u32, u64, Option<u64>)>(), groups()).prop_map(
+            |((log_id, extent, page, seq, end), groups)| WalChain {
+                head: LogPosition { log_id, extent: ExtentId(extent), page, seq },
+                end,
+                groups,
+            },
+        );
         let sst_ref =
             prop_oneof![any::<u64>().prop_map(|id| SstRef::Known(SstId(id))), any_sst().prop_map(SstRef::Whole)];
         prop_oneof![
@@ -515,12 +542,10 @@ pub(super) mod tests {
                 options
             }),
             keyspace().prop_map(|id| ManifestEdit::KeyspaceDrop { id }),
-            (keyspace(), any::<(u8, u64)>(), any_sst())
-                .prop_map(|(keyspace, (level, run), meta)| ManifestEdit::SstAdd { keyspace, level, run, meta }),
-            (keyspace(), any::<(u8, u64)>()).prop_map(|(keyspace, (level, sst))| ManifestEdit::SstRemove {
-                keyspace,
-                level,
-                sst: SstId(sst)
+            (keyspace(), any::<u8>(), groups(), any_sst())
+                .prop_map(|(keyspace, level, groups, meta)| { ManifestEdit::SstAdd { keyspace, level, groups, meta } }),
+            (keyspace(), any::<(u8, u32, u64)>()).prop_map(|(keyspace, (level, first_group, sst))| {
+                ManifestEdit::SstRemove { keyspace, level, first_group, sst: SstId(sst) }
             }),
             prop::collection::vec(chain, 0..4).prop_map(|chains| ManifestEdit::WalFloor { chains }),
             seq().prop_map(|seq| ManifestEdit::LastSeq { seq }),
@@ -538,8 +563,8 @@ pub(super) mod tests {
             (any::<u64>(), keyspace(), ".{0,8}", bytes()).prop_map(|(id, keyspace, name, options)| {
                 ManifestEdit::CheckpointKeyspace { id, keyspace, name, options }
             }),
-            (keyspace(), any::<(u64, u8, u64)>(), sst_ref).prop_map(|(keyspace, (id, level, run), sst)| {
-                ManifestEdit::CheckpointSst { id, keyspace, level, run, sst }
+            (keyspace(), any::<(u64, u8)>(), groups(), sst_ref).prop_map(|(keyspace, (id, level), groups, sst)| {
+                ManifestEdit::CheckpointSst { id, keyspace, level, groups, sst }
             }),
         ]
     }
@@ -564,12 +589,12 @@ pub(super) mod tests {
         let refused = |change: fn(&mut SstMeta)| {
             let mut meta = (*sst(1)).clone();
             change(&mut meta);
-            let edit = ManifestEdit::SstAdd { keyspace: KeyspaceId(1), level: 0, run: 0, meta: Arc::new(meta) };
+            let edit = ManifestEdit::SstAdd { keyspace: KeyspaceId(1), level: 0, groups: 0..8, meta: Arc::new(meta) };
             assert!(decode_edits(&encode_edits(&[edit.clone()])).unwrap_err().is_corruption(), "{edit:?}");
         };
         refused(|meta| meta.pages = 0);
         refused(|meta| meta.extents.clear());
-        refused(|meta| meta.smallest = b"z".as_slice().into());
+        refused(|meta| meta.smallest = b"\0\0z".as_slice().into());
         refused(|meta| meta.max_seq = SeqNo(0));
         refused(|meta| meta.max_seq = SeqNo(1 << 56));
         refused(|meta| meta.tombstones = 3);

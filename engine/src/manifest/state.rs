@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //!
-//! 1. An SST id is at most once in the version of a keyspace, and means the same SST in the live version and in checkpoints.
+//! 1. A piece of an SST is at most once in the version of a keyspace, and an SST id means the same SST in the live version and in checkpoints.
 //! 2. A commit record has a part: `committed` is a subset of `parts`.
 //! 3. `snapshot()` applied to an empty state gives this state.
 //!
@@ -14,6 +14,7 @@
 //! pointer for each keyspace.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::edit::{CheckpointInfo, ManifestEdit, SstMeta, SstRef, WalChain};
@@ -50,8 +51,8 @@ pub(crate) struct KeyspaceState {
     pub(crate) name: String,
     /// Its options, encoded by whoever knows them.
     pub(crate) options: Vec<u8>,
-    /// Its SSTs, in the order of their ids.
-    pub(crate) ssts: BTreeMap<SstId, SstPlace>,
+    /// Its SSTs by id and first visible key group: after a change of the number of shards several pieces of one SST may be here.
+    pub(crate) ssts: BTreeMap<(SstId, u32), SstPlace>,
 }
 
 /// An SST and its place in the keyspace.
@@ -59,8 +60,8 @@ pub(crate) struct KeyspaceState {
 pub(crate) struct SstPlace {
     /// Its level.
     pub(crate) level: u8,
-    /// Orders the SSTs of level 0: the higher is the newer.
-    pub(crate) run: u64,
+    /// The key groups in which it is visible.
+    pub(crate) groups: Range<u32>,
     /// The SST.
     pub(crate) meta: Arc<SstMeta>,
 }
@@ -103,11 +104,13 @@ impl ManifestState {
             ManifestEdit::KeyspaceDrop { id } => {
                 self.keyspaces.remove(id).ok_or_else(|| no_keyspace(*id))?;
             }
-            ManifestEdit::SstAdd { keyspace, level, run, meta } => {
-                let place = SstPlace { level: *level, run: *run, meta: Arc::clone(meta) };
+            ManifestEdit::SstAdd { keyspace, level, groups, meta } => {
+                let place = SstPlace { level: *level, groups: groups.clone(), meta: Arc::clone(meta) };
                 add_sst(&mut self.keyspaces, *keyspace, place)?;
             }
-            ManifestEdit::SstRemove { keyspace, level, sst } => self.remove_sst(*keyspace, *level, *sst)?,
+            ManifestEdit::SstRemove { keyspace, level, first_group, sst } => {
+                self.remove_sst(*keyspace, *level, (*sst, *first_group))?;
+            }
             ManifestEdit::WalFloor { chains } => self.wal.clone_from(chains),
             ManifestEdit::LastSeq { seq } => self.last_seq = self.last_seq.max(*seq),
             ManifestEdit::Epoch { epoch } => self.epoch = self.epoch.max(*epoch),
@@ -138,13 +141,13 @@ impl ManifestState {
                     return Err(inconsistent(format!("checkpoint {id} has keyspace {keyspace} twice")));
                 }
             }
-            ManifestEdit::CheckpointSst { id, keyspace, level, run, sst } => {
+            ManifestEdit::CheckpointSst { id, keyspace, level, groups, sst } => {
                 let meta = match sst {
                     SstRef::Whole(meta) => Arc::clone(meta),
                     SstRef::Known(sst) => self.find(*keyspace, *sst).ok_or_else(|| no_sst(*keyspace, *sst))?,
                 };
                 let part = self.parts.get_mut(id).ok_or_else(|| no_checkpoint(*id))?;
-                add_sst(&mut part.keyspaces, *keyspace, SstPlace { level: *level, run: *run, meta })?;
+                add_sst(&mut part.keyspaces, *keyspace, SstPlace { level: *level, groups: groups.clone(), meta })?;
             }
         }
         Ok(())
@@ -166,7 +169,12 @@ impl ManifestState {
             for place in keyspace.ssts.values() {
                 known.insert((id, place.meta.id));
                 let meta = Arc::clone(&place.meta);
-                edits.push(ManifestEdit::SstAdd { keyspace: id, level: place.level, run: place.run, meta });
+                edits.push(ManifestEdit::SstAdd {
+                    keyspace: id,
+                    level: place.level,
+                    groups: place.groups.clone(),
+                    meta,
+                });
             }
         }
         for (&id, part) in &self.parts {
@@ -180,7 +188,13 @@ impl ManifestState {
                     } else {
                         SstRef::Known(place.meta.id)
                     };
-                    edits.push(ManifestEdit::CheckpointSst { id, keyspace, level: place.level, run: place.run, sst });
+                    edits.push(ManifestEdit::CheckpointSst {
+                        id,
+                        keyspace,
+                        level: place.level,
+                        groups: place.groups.clone(),
+                        sst,
+                    });
                 }
             }
         }
@@ -204,7 +218,7 @@ impl ManifestState {
     /// The SSTs of the live version and of checkpoints that these records may be the last to refer to.
     pub(super) fn touched_ssts(&self, edits: &[ManifestEdit]) -> BTreeSet<(KeyspaceId, SstId)> {
         let all = |id: KeyspaceId, keyspace: &KeyspaceState| -> Vec<_> {
-            keyspace.ssts.keys().map(|&sst| (id, sst)).collect()
+            keyspace.ssts.keys().map(|&(sst, _)| (id, sst)).collect()
         };
         let touched = edits.iter().flat_map(|edit| match edit {
             ManifestEdit::SstRemove { keyspace, sst, .. } => vec![(*keyspace, *sst)],
@@ -235,9 +249,10 @@ impl ManifestState {
         Ok(())
     }
 
-    fn remove_sst(&mut self, keyspace: KeyspaceId, level: u8, sst: SstId) -> Result<()> {
+    fn remove_sst(&mut self, keyspace: KeyspaceId, level: u8, piece: (SstId, u32)) -> Result<()> {
         let state = self.keyspaces.get_mut(&keyspace).ok_or_else(|| no_keyspace(keyspace))?;
-        match state.ssts.get(&sst) {
+        let sst = piece.0;
+        match state.ssts.get(&piece) {
             None => return Err(no_sst(keyspace, sst)),
             Some(place) if place.level != level => {
                 let reason = format!("SST {sst} is removed from level {level} but is in level {}", place.level);
@@ -245,7 +260,7 @@ impl ManifestState {
             }
             Some(_) => {}
         }
-        Arc::make_mut(state).ssts.remove(&sst);
+        Arc::make_mut(state).ssts.remove(&piece);
         Ok(())
     }
 
@@ -258,8 +273,11 @@ impl ManifestState {
 
     fn find(&self, keyspace: KeyspaceId, sst: SstId) -> Option<Arc<SstMeta>> {
         let versions = std::iter::once(&self.keyspaces).chain(self.parts.values().map(|part| &part.keyspaces));
-        let mut found = versions.filter_map(|keyspaces| keyspaces.get(&keyspace)?.ssts.get(&sst));
-        found.next().map(|place| Arc::clone(&place.meta))
+        let pieces = |keyspaces: &'_ BTreeMap<KeyspaceId, Arc<KeyspaceState>>| {
+            let mut pieces = keyspaces.get(&keyspace)?.ssts.range((sst, 0)..=(sst, u32::MAX));
+            pieces.next().map(|(_, place)| Arc::clone(&place.meta))
+        };
+        versions.filter_map(pieces).next()
     }
 }
 
@@ -276,7 +294,7 @@ fn add_sst(
 ) -> Result<()> {
     let state = keyspaces.get_mut(&keyspace).ok_or_else(|| no_keyspace(keyspace))?;
     let id = place.meta.id;
-    if Arc::make_mut(state).ssts.insert(id, place).is_some() {
+    if Arc::make_mut(state).ssts.insert((id, place.groups.start), place).is_some() {
         return Err(inconsistent(format!("SST {id} is in keyspace {keyspace} twice")));
     }
     Ok(())
@@ -309,11 +327,16 @@ mod tests {
     }
 
     fn add(keyspace: u32, id: u64) -> ManifestEdit {
-        ManifestEdit::SstAdd { keyspace: KeyspaceId(keyspace), level: (id % 3) as u8, run: id, meta: sst(id) }
+        ManifestEdit::SstAdd { keyspace: KeyspaceId(keyspace), level: (id % 3) as u8, groups: 0..8, meta: sst(id) }
     }
 
     fn remove(keyspace: u32, id: u64) -> ManifestEdit {
-        ManifestEdit::SstRemove { keyspace: KeyspaceId(keyspace), level: (id % 3) as u8, sst: SstId(id) }
+        ManifestEdit::SstRemove {
+            keyspace: KeyspaceId(keyspace),
+            level: (id % 3) as u8,
+            first_group: 0,
+            sst: SstId(id),
+        }
     }
 
     fn commit(id: u64) -> ManifestEdit {
@@ -358,7 +381,7 @@ mod tests {
         refuses(&[], add(1, 1));
         refuses(&[keyspace(1), add(1, 1)], add(1, 1));
         refuses(&[keyspace(1)], remove(1, 1));
-        let elsewhere = ManifestEdit::SstRemove { keyspace: KeyspaceId(1), level: 2, sst: SstId(1) };
+        let elsewhere = ManifestEdit::SstRemove { keyspace: KeyspaceId(1), level: 2, first_group: 0, sst: SstId(1) };
         refuses(&[keyspace(1), add(1, 1)], elsewhere);
         refuses(&[part(1)], part(1));
         refuses(&[], commit(1));
@@ -367,7 +390,7 @@ mod tests {
         let unknown = SstRef::Known(SstId(9));
         refuses(
             &[keyspace(1), part(1)],
-            ManifestEdit::CheckpointSst { id: 1, keyspace: KeyspaceId(1), level: 0, run: 0, sst: unknown },
+            ManifestEdit::CheckpointSst { id: 1, keyspace: KeyspaceId(1), level: 0, groups: 0..8, sst: unknown },
         );
     }
 

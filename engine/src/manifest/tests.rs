@@ -14,11 +14,11 @@ use crate::volume::testing::{EXTENT_BYTES, Machine};
 const SHARD: ShardId = ShardId(2);
 
 fn add(id: u64) -> ManifestEdit {
-    ManifestEdit::SstAdd { keyspace: KeyspaceId(1), level: 0, run: id, meta: sst(id) }
+    ManifestEdit::SstAdd { keyspace: KeyspaceId(1), level: 0, groups: 0..8, meta: sst(id) }
 }
 
 fn remove(id: u64) -> ManifestEdit {
-    ManifestEdit::SstRemove { keyspace: KeyspaceId(1), level: 0, sst: SstId(id) }
+    ManifestEdit::SstRemove { keyspace: KeyspaceId(1), level: 0, first_group: 0, sst: SstId(id) }
 }
 
 fn keyspace() -> ManifestEdit {
@@ -106,7 +106,7 @@ fn a_commit_names_the_ssts_that_nothing_holds_any_more() {
         assert_eq!(unheld(vec![keyspace(), add(1), add(2), part]).await, []);
         assert_eq!(unheld(vec![add(3)]).await, []);
         assert_eq!(unheld(vec![remove(1), remove(3)]).await, [SstId(3)], "the checkpoint holds 1");
-        let moved = ManifestEdit::SstAdd { keyspace: KeyspaceId(1), level: 1, run: 0, meta: sst(2) };
+        let moved = ManifestEdit::SstAdd { keyspace: KeyspaceId(1), level: 1, groups: 0..8, meta: sst(2) };
         assert_eq!(unheld(vec![remove(2), moved]).await, [], "it moved to another level");
         assert_eq!(unheld(vec![ManifestEdit::CheckpointDrop { id: 1 }]).await, [SstId(1)]);
         assert_eq!(unheld(vec![ManifestEdit::KeyspaceDrop { id: KeyspaceId(1) }]).await, [SstId(2)]);

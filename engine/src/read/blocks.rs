@@ -80,15 +80,7 @@ impl Drop for FetchGuard<'_> {
 impl BlockReader {
     pub(crate) fn new(shard: u16, volume: Volume, handle: Handle, cache: PageCache<Buffer>) -> Rc<Self> {
         let device = volume.device().clone();
-        Rc::new(BlockReader {
-            shard,
-            volume,
-            device,
-            handle,
-            cache,
-            fetches: RefCell::default(),
-            reads: Cell::new(0),
-        })
+        Rc::new(BlockReader { shard, volume, device, handle, cache, fetches: RefCell::default(), reads: Cell::new(0) })
     }
 
     pub(crate) fn cache(&self) -> &PageCache<Buffer> {
@@ -108,7 +100,7 @@ impl BlockReader {
     #[inline]
     pub(crate) async fn block(&self, table: &Table, kind: BlockType, handle: BlockHandle) -> Result<PageRef<Buffer>> {
         let key = BlockKey { sst: table.meta().id, page: handle.page };
-        match self.cache.get(key) {
+        match self.cache.get(key, priority(kind)) {
             Some(page) => Ok(page),
             None => self.fetch(table, kind, handle).await,
         }
@@ -153,14 +145,18 @@ impl BlockReader {
 
     async fn read(&self, table: &Table, kind: BlockType, handle: BlockHandle) -> Result<PageRef<Buffer>> {
         let bytes = handle.pages as usize * self.page_bytes();
+        // Where all frames are pinned, the block lives outside the cache for as long as it is used.
         let frame = if bytes == self.page_bytes() { self.cache.frame() } else { None };
         let frame = frame.unwrap_or_else(|| Buffer::heap(bytes));
         let buffer = self.read_pages(table.file(), handle.page, handle.pages, frame).await?;
         let id = self.table_id(table);
         table::verify_block(&id, kind, &handle, self.page_bytes(), &buffer[..bytes])
             .map_err(|error| self.located(error, table.file(), handle.page))?;
-        let priority = if kind == BlockType::Data { Priority::Data } else { Priority::Metadata };
-        Ok(self.cache.insert(BlockKey { sst: table.meta().id, page: handle.page }, buffer, priority))
+        let key = BlockKey { sst: table.meta().id, page: handle.page };
+        Ok(match bytes == self.page_bytes() {
+            true => self.cache.insert(key, buffer, priority(kind)),
+            false => self.cache.insert_large(key, buffer, priority(kind)),
+        })
     }
 
     /// Reads pages of an SST into the front of a buffer.
@@ -230,6 +226,10 @@ impl BlockReader {
     }
 }
 
+fn priority(kind: BlockType) -> Priority {
+    if kind == BlockType::Data { Priority::Data } else { Priority::Metadata }
+}
+
 /// Reads the data blocks of one table in order, in large pieces, one piece ahead, beside the cache.
 pub(crate) struct Stream {
     reader: Rc<BlockReader>,
@@ -287,7 +287,8 @@ impl Stream {
     }
 
     fn start(&self, first_page: u32, pages: u32) -> Rc<PieceFetch> {
-        let fetch = Rc::new(PieceFetch { first_page, pages, done: local::Event::default(), result: RefCell::default() });
+        let fetch =
+            Rc::new(PieceFetch { first_page, pages, done: local::Event::default(), result: RefCell::default() });
         let (reader, table, task) = (Rc::clone(&self.reader), Rc::clone(&self.table), Rc::clone(&fetch));
         self.reader.handle.spawn(self.class, async move {
             let buffer = Buffer::heap(pages as usize * reader.page_bytes());

@@ -265,7 +265,7 @@ impl RunCursor {
         let open = self.open.as_mut().expect("a block is loaded from an open table");
         let handle = open.index.handle()?;
         let bytes = match &mut open.stream {
-            Some(stream) => stream.block(handle, open.directory.data_pages()).await?,
+            Some(stream) => stream.block(handle, open.directory.properties().data_pages).await?,
             None => {
                 if self.read_ahead_blocks > 1 {
                     let mut ahead = open.index.clone();

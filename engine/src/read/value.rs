@@ -23,6 +23,14 @@ impl ValueRef {
         ValueRef(Place::Memtable(slice, skip))
     }
 
+    /// The value without its first bytes (there are as many).
+    pub(crate) fn skip(self, bytes: usize) -> Self {
+        ValueRef(match self.0 {
+            Place::Memtable(slice, skip) => Place::Memtable(slice, skip + bytes),
+            Place::Block(block, range) => Place::Block(block, range.start + bytes..range.end),
+        })
+    }
+
     #[inline]
     pub(crate) fn in_block(block: BlockBytes, range: Range<usize>) -> Self {
         ValueRef(Place::Block(block, range))

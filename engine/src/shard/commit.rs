@@ -15,17 +15,19 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use siltstone_io::local::Event;
-use siltstone_io::WriteDurability;
 
 use crate::engine::Durability;
 use crate::error::{Error, Result};
-use crate::log::{LogPosition, LogWriter};
+use crate::log::{self, LogPosition, LogWriter};
 use crate::manifest::WalChain;
 use crate::shard::Shard;
 use crate::types::ExtentId;
 
 /// Pending bytes at which `Interval` durability writes before its time.
 const PENDING_BYTES_MAX: usize = 256 << 10;
+
+/// How long to wait before the log tries again that found no space.
+const RETRY_US: u64 = 100_000;
 
 #[derive(Default)]
 pub(crate) struct WalWriter {
@@ -40,6 +42,8 @@ pub(crate) struct WalWriter {
     needed: Event,
     progressed: Event,
     forced: Cell<bool>,
+    /// The log has found no space, and will try again.
+    full: RefCell<Option<Error>>,
 }
 
 impl WalWriter {
@@ -64,6 +68,9 @@ impl WalWriter {
     pub(crate) async fn durable(&self, shard: &Shard, record: u64) -> Result<()> {
         while self.durable.get() < record {
             shard.check_writable()?;
+            if let Some(error) = &*self.full.borrow() {
+                return Err(error.clone());
+            }
             self.progressed.wait().await;
         }
         Ok(())
@@ -79,14 +86,13 @@ impl WalWriter {
         self.durable(shard, self.appended.get()).await
     }
 
-    /// Refuses a write for which the log has no room and can get none.
-    pub(crate) fn check_space(&self, shard: &Shard, bytes: usize) -> Result<()> {
+    /// Gets the log room for a write before anything of it takes effect. Out of space is an error here.
+    #[inline]
+    pub(crate) async fn reserve(&self, bytes: usize) -> Result<()> {
         match &self.log {
-            Some(log) if !log.has_room(self.pending.borrow().len() + bytes) => Err(Error::NoSpace(format!(
-                "the log of shard {} cannot grow; free space on {}",
-                shard.id,
-                shard.volume.device().path().display()
-            ))),
+            Some(log) if !log.has_room(self.pending.borrow().len() + bytes) => {
+                log.reserve(self.pending.borrow().len() + bytes).await
+            }
             _ => Ok(()),
         }
     }
@@ -116,7 +122,7 @@ impl WalWriter {
     /// The commit task.
     pub(crate) async fn run(shard: Rc<Shard>) {
         let wal = &shard.wal;
-        let Some(log) = &wal.log else { return };
+        let Some(writer) = &wal.log else { return };
         while !shard.is_poisoned() {
             if wal.pending.borrow().is_empty() {
                 wal.forced.set(false);
@@ -133,17 +139,28 @@ impl WalWriter {
             }
             let payload = std::mem::take(&mut *wal.pending.borrow_mut());
             let record = wal.appended.get();
-            wal.commit_start.set(Some(log.position()));
-            match log.append(&payload, WriteDurability::Durable).await {
+            wal.commit_start.set(Some(writer.position()));
+            match writer.append(&[&payload], log::Durability::Durable).await {
                 Ok(_) => {
                     wal.durable.set(record);
-                    wal.commit_start.set(Some(log.position()));
+                    wal.commit_start.set(Some(writer.position()));
                     // Give the buffer back where nothing is pending, so that it is not allocated anew each time.
                     let mut pending = wal.pending.borrow_mut();
                     if pending.is_empty() && payload.capacity() <= 4 * PENDING_BYTES_MAX {
                         *pending = payload;
                         pending.clear();
                     }
+                }
+                Err(error @ Error::NoSpace(_)) => {
+                    // Nothing has changed in the log: keep the records, tell those who wait, and try again.
+                    let mut pending = wal.pending.borrow_mut();
+                    let newer = std::mem::replace(&mut *pending, payload);
+                    pending.extend_from_slice(&newer);
+                    drop(pending);
+                    *wal.full.borrow_mut() = Some(error);
+                    wal.progressed.notify_all();
+                    shard.handle.sleep_us(RETRY_US).await;
+                    wal.full.take();
                 }
                 Err(error) => shard.poison(&error),
             }

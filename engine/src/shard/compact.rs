@@ -58,7 +58,7 @@ impl Shard {
                 table.meta().clone(),
                 table.file().clone(),
                 table.groups().clone(),
-                self.volume.page_bytes(),
+                self.blocks.page_bytes(),
             );
             if let Some(directory) = table.directory() {
                 moved.set_directory(directory);
@@ -116,7 +116,7 @@ impl Shard {
     }
 
     pub(crate) fn table_of(&self, output: Output) -> Rc<Table> {
-        Table::new(output.meta, output.file, self.groups.clone(), self.volume.page_bytes())
+        Table::new(output.meta, output.file, self.groups.clone(), self.blocks.page_bytes())
     }
 
     /// Commits and installs a change of one keyspace's version.
@@ -149,7 +149,9 @@ impl Shard {
 
     /// Compacts until nothing is due, for tests and tools.
     pub(crate) async fn compact_all(&self) -> Result<()> {
-        while self.pick_compaction().is_some() || self.all_keyspaces().iter().any(|state| state.version().tables().any(|(_, table)| table.is_busy())) {
+        while self.pick_compaction().is_some()
+            || self.all_keyspaces().iter().any(|state| state.version().tables().any(|(_, table)| table.is_busy()))
+        {
             self.check_writable()?;
             self.events.admission.wait().await;
         }

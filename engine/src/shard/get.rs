@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
+use crate::engine::route::stored_key;
 use crate::engine::{Keyspace, TimeDomain};
 use crate::error::{Error, Result};
 use crate::memtable::MemEntry;
-use crate::engine::route::stored_key;
-use crate::read::{BlockBytes, ValueRef};
+use crate::read::{Access, BlockBytes, MergeCursor, RunCursor, Source, ValueRef};
 use crate::shard::Shard;
-use crate::table::{self, BlockType};
+use crate::table::{self, BlockType, Lookup, VersionBound};
 use crate::types::{Kind, ReadView, Trailer};
 use crate::version::{LEVELS, Table};
 
@@ -66,33 +66,38 @@ impl Shard {
                 return Ok(None);
             }
         }
-        let newest_seen = Trailer::new(view.upper, Kind::PutExpiring);
-        let Some(mut partition) = directory.find_index(key, newest_seen) else { return Ok(None) };
-        let mut after = None;
-        loop {
-            let index = blocks.block(table, BlockType::Index, directory.index_handle(partition)).await?;
-            let found = match after {
-                None => table::index_find(&index, key, newest_seen)?,
-                Some(page) => table::index_after(&index, page)?,
-            };
-            let Some(handle) = found else {
-                // The key's versions may go on in the next partition.
-                partition += 1;
-                if partition >= directory.index_partitions() || after.is_none() {
-                    return Ok(None);
-                }
-                continue;
-            };
-            let data = blocks.block(table, BlockType::Data, handle).await?;
-            match table::data_get(&data, key, view)? {
-                table::Lookup::Found(trailer, range) => {
-                    return Ok(Some((trailer, ValueRef::in_block(BlockBytes::Cached(data), range))));
-                }
-                table::Lookup::Absent => return Ok(None),
-                // All versions of the key in this block are hidden from the view, and more may follow in the next.
-                table::Lookup::GoesOn => after = Some(handle.page),
-            }
+        let bound = VersionBound::of(view);
+        let Some(partition) = directory.find_index(key, bound) else { return Ok(None) };
+        let index = blocks.block(table, BlockType::Index, directory.index_handle(partition)).await?;
+        let Some(handle) = table::index_find(&index, key, bound)? else { return Ok(None) };
+        let data = blocks.block(table, BlockType::Data, handle).await?;
+        match table::data_get(&data, key, view)? {
+            Lookup::Found(trailer, range) => Ok(Some((trailer, ValueRef::in_block(BlockBytes::Cached(data), range)))),
+            Lookup::Absent => Ok(None),
+            Lookup::NextBlock => self.get_by_cursor(table, key, view).await,
         }
+    }
+
+    /// The lookup of a view with a hole in which a whole block of versions lies: rare.
+    async fn get_by_cursor(
+        &self,
+        table: &Rc<Table>,
+        key: &[u8],
+        view: &ReadView,
+    ) -> Result<Option<(Trailer, ValueRef)>> {
+        let mut cursor = MergeCursor::new(vec![Source::Run(RunCursor::new(
+            Rc::clone(&self.blocks),
+            vec![Rc::clone(table)],
+            Access::Cached,
+        ))]);
+        cursor.seek(key, Trailer::NEWEST).await?;
+        while cursor.valid() && cursor.key() == key {
+            if view.sees(cursor.trailer().seq()) {
+                return Ok(Some((cursor.trailer(), cursor.value_ref(0))));
+            }
+            cursor.next().await?;
+        }
+        Ok(None)
     }
 
     fn resolve_memtable(&self, keyspace: &Keyspace, entry: MemEntry, time_ms: Option<u64>) -> Result<Option<ValueRef>> {

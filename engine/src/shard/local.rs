@@ -1,7 +1,7 @@
 //! The handle of an operator on the shard's own core.
 
-use std::rc::Rc;
 use std::ops::Range;
+use std::rc::Rc;
 
 use crate::checkpoint::EpochGuard;
 use crate::engine::Keyspace;

@@ -15,8 +15,8 @@ mod commit;
 mod compact;
 mod flush;
 mod get;
-mod lock;
 mod local;
+mod lock;
 mod memtables;
 mod scan;
 mod serve;
@@ -44,18 +44,18 @@ use crate::types::{Epoch, KeyGroup, KeyspaceId, ShardId, SstId};
 use crate::version::Version;
 use crate::volume::{SharedExtents, SstFile, Volume};
 
-pub use batch::WriteBatch;
-pub use local::{LocalShard, Snapshot};
-pub use scan::{Entry, Scan, ScanRange};
-pub use stats::ShardStats;
 pub(crate) use batch::Write;
+pub use batch::WriteBatch;
 pub(crate) use commit::WalWriter;
 pub(crate) use get::expiry_ms;
 pub(crate) use local::Scope;
+pub use local::{LocalShard, Snapshot};
 pub(crate) use lock::LocalMutex;
 pub(crate) use memtables::{MemtableSlot, Memtables};
+pub use scan::{Entry, Scan, ScanRange};
 pub(crate) use serve::{Control, Operator};
 pub(crate) use start::{PlannedManifest, ShardPlan, decode_options, encode_options, start};
+pub use stats::ShardStats;
 pub(crate) use views::{ViewGuard, Views};
 
 /// The options of an engine, as one shard sees them.

@@ -40,10 +40,7 @@ impl ScanRange {
     /// otherwise the bounds hold in each key group.
     pub fn range(lower: Bound<Vec<u8>>, upper: Bound<Vec<u8>>) -> Self {
         let common = match (&lower, &upper) {
-            (
-                Bound::Included(lower) | Bound::Excluded(lower),
-                Bound::Included(upper) | Bound::Excluded(upper),
-            ) => {
+            (Bound::Included(lower) | Bound::Excluded(lower), Bound::Included(upper) | Bound::Excluded(upper)) => {
                 let shared = lower.iter().zip(upper).take_while(|(left, right)| left == right).count();
                 Some(lower[..shared].to_vec())
             }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use siltstone_io::{Class, Handle, Placement};
 
-use crate::cache::PageCache;
+use crate::cache::{CacheConfig, PageCache};
 use crate::checkpoint::EpochGate;
 use crate::engine::route::stored_group;
 use crate::engine::{Durability, Keyspace, KeyspaceInfo, KeyspaceOptions};
@@ -66,7 +66,15 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
     let page_bytes = plan.parts.page_bytes() as usize;
     let memory = MemoryPlan::of(&plan.config, page_bytes);
     let buffers = handle.buffer_pool(BUFFER_BYTES, memory.buffers);
-    let cache = PageCache::new(handle.buffer_pool(page_bytes, memory.cache_frames), page_bytes);
+    let frames = handle.buffer_pool(page_bytes, memory.cache_frames);
+    let cache = PageCache::new(
+        CacheConfig {
+            frames_max: memory.cache_frames,
+            frame_bytes: page_bytes,
+            large_bytes_max: memory.cache_frames * page_bytes / 4,
+        },
+        move || frames.take(),
+    );
     let volume = Volume::new(plan.parts.clone(), device, handle.clone(), Some(buffers));
     let blocks = BlockReader::new(plan.id.0, volume.clone(), handle.clone(), cache);
 
@@ -163,26 +171,28 @@ impl Shard {
             let mut tables = Vec::new();
             for place in state.keyspaces.get(id).iter().flat_map(|found| found.ssts.values()) {
                 let file = files.get(&place.meta.id).expect("the opening gave the file of each SST");
-                let table =
-                    Table::new(Arc::clone(&place.meta), Arc::clone(file), place.groups.clone(), self.blocks.page_bytes());
+                let table = Table::new(
+                    Arc::clone(&place.meta),
+                    Arc::clone(file),
+                    place.groups.clone(),
+                    self.blocks.page_bytes(),
+                );
                 tables.push((usize::from(place.level), table));
             }
             let version = Version::from_tables(tables).map_err(|error| error.located(self.id.0, 0))?;
-            let info = KeyspaceInfo {
-                id: *id,
-                name: name.clone(),
-                options: *options,
-                key_groups: self.config.key_groups,
-            };
+            let info =
+                KeyspaceInfo { id: *id, name: name.clone(), options: *options, key_groups: self.config.key_groups };
             self.add_keyspace(KeyspaceState::new(Keyspace::new(info), version));
         }
         let parts = state.parts.iter().filter(|(id, _)| committed.contains(id));
-        let mut held: BTreeSet<SstId> = state.keyspaces.values().flat_map(|found| found.ssts.keys()).map(|key| key.0).collect();
+        let mut held: BTreeSet<SstId> =
+            state.keyspaces.values().flat_map(|found| found.ssts.keys()).map(|key| key.0).collect();
         for (id, part) in parts {
             self.checkpoints.borrow_mut().insert(*id);
             held.extend(part.keyspaces.values().flat_map(|found| found.ssts.keys()).map(|key| key.0));
         }
-        *self.files.borrow_mut() = files.iter().filter(|(id, _)| held.contains(id)).map(|(id, file)| (*id, Arc::clone(file))).collect();
+        *self.files.borrow_mut() =
+            files.iter().filter(|(id, _)| held.contains(id)).map(|(id, file)| (*id, Arc::clone(file))).collect();
         Ok(())
     }
 }
@@ -208,7 +218,7 @@ async fn replay(volume: &Volume, state: &ManifestState, groups: &Range<u32>, mem
                 let known = state.keyspaces.contains_key(&operation.keyspace);
                 if known && groups.contains(&group) && chain.groups.contains(&group) {
                     entries += 1;
-                    let value = (operation.value, &[][..]);
+                    let value = [operation.value, &[]];
                     memtable.insert(operation.keyspace, operation.key, operation.trailer, value, SeqNo(0));
                 }
             })?;

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use crate::engine::{Durability, KEY_BYTES_MAX, TimeDomain, VALUE_BYTES_MAX};
 use crate::error::{Error, Result};
+use crate::memtable::Memtable;
 use crate::shard::{LEVEL_0_TABLES_MAX, MEMTABLES_MAX, MemtableSlot, Shard, Write};
 use crate::types::{Epoch, Kind, Trailer};
 use crate::wal::BatchEncoder;
-use crate::memtable::Memtable;
 
 /// Fixed bytes that an entry costs beside its key and value, about.
 const ENTRY_OVERHEAD_BYTES: usize = 32;
@@ -36,7 +36,9 @@ impl Shard {
         for write in writes {
             if write.key.is_empty() || write.key.len() > KEY_BYTES_MAX {
                 let length = write.key.len();
-                return Err(Error::InvalidArgument(format!("a key of {length} bytes: 1 to {KEY_BYTES_MAX} are allowed")));
+                return Err(Error::InvalidArgument(format!(
+                    "a key of {length} bytes: 1 to {KEY_BYTES_MAX} are allowed"
+                )));
             }
             let value_bytes = write.value.map_or(0, <[u8]>::len);
             if value_bytes > VALUE_BYTES_MAX {
@@ -60,6 +62,7 @@ impl Shard {
     #[inline]
     async fn admit(&self, bytes: usize) -> Result<()> {
         self.check_writable()?;
+        self.wal.reserve(bytes).await?;
         while !self.may_write(bytes)? {
             self.counters.admission_waits.set(self.counters.admission_waits.get() + 1);
             self.events.admission.wait().await;
@@ -70,7 +73,6 @@ impl Shard {
 
     #[inline]
     fn may_write(&self, bytes: usize) -> Result<bool> {
-        self.wal.check_space(self, bytes)?;
         if self.memtables.len() < MEMTABLES_MAX
             && self.memtables.active().memtable.memory_bytes() < self.config.memtable_bytes
         {
@@ -128,7 +130,7 @@ impl Shard {
                     (Kind::PutExpiring, &expiry[..])
                 }
             };
-            let value = (head, write.value.unwrap_or_default());
+            let value = [head, write.value.unwrap_or_default()];
             let seq = crate::types::SeqNo(base.0 + index as u64);
             slot.memtable.insert(write.keyspace.id(), &key, Trailer::new(seq, kind), value, keep_above);
             if let Some(encoder) = &mut encoder {

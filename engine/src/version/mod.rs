@@ -16,7 +16,6 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
-use crate::manifest::SstMeta;
 
 pub(crate) use table::Table;
 
@@ -67,7 +66,9 @@ impl Version {
     fn check(&self) -> Result<()> {
         for tables in &self.levels[1..] {
             for pair in tables.windows(2) {
-                if pair[0].upper() > pair[1].lower() || (pair[0].upper() == pair[1].lower() && pair[0].upper().len() > 2) {
+                if pair[0].upper() > pair[1].lower()
+                    || (pair[0].upper() == pair[1].lower() && pair[0].upper().len() > 2)
+                {
                     return Err(Error::corruption(
                         "manifest",
                         format!("SSTs {} and {} of one level overlap", pair[0].meta().id, pair[1].meta().id),

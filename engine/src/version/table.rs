@@ -13,6 +13,7 @@ use crate::volume::SstFile;
 pub(crate) struct Table {
     meta: Arc<SstMeta>,
     file: Arc<SstFile>,
+    groups: Range<u32>,
     /// What is visible lies between these, both included. A border of key groups is given as the two bytes of the group:
     /// user keys are never empty, so no stored key equals it.
     lower: Box<[u8]>,
@@ -24,12 +25,22 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(meta: Arc<SstMeta>, file: Arc<SstFile>, page_bytes: usize) -> Rc<Self> {
-        let first = (meta.groups.start as u16).to_be_bytes();
-        let end = (meta.groups.end as u16).to_be_bytes();
+    /// The part of an SST that lies in these key groups.
+    pub(crate) fn new(meta: Arc<SstMeta>, file: Arc<SstFile>, groups: Range<u32>, page_bytes: usize) -> Rc<Self> {
+        let first = (groups.start as u16).to_be_bytes();
+        let end = (groups.end as u16).to_be_bytes();
         let lower = if *meta.smallest < first[..] { first[..].into() } else { meta.smallest.clone() };
         let upper = if *meta.largest > end[..] { end[..].into() } else { meta.largest.clone() };
-        Rc::new(Table { meta, file, lower, upper, directory: RefCell::new(None), page_bytes, busy: Cell::new(false) })
+        Rc::new(Table {
+            meta,
+            file,
+            groups,
+            lower,
+            upper,
+            directory: RefCell::new(None),
+            page_bytes,
+            busy: Cell::new(false),
+        })
     }
 
     pub(crate) fn meta(&self) -> &Arc<SstMeta> {
@@ -65,7 +76,7 @@ impl Table {
 
     /// The key groups in which its entries are visible.
     pub(crate) fn groups(&self) -> &Range<u32> {
-        &self.meta.groups
+        &self.groups
     }
 
     pub(crate) fn bytes(&self) -> u64 {

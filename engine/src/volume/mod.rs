@@ -32,6 +32,7 @@
 pub(crate) mod bytes;
 mod extents;
 mod probe;
+mod shared;
 mod sst;
 mod superblock;
 mod sync;
@@ -51,9 +52,10 @@ use siltstone_io::{Buffer, BufferPool, Device, Handle, Placement, SharedDevice};
 
 use self::extents::ExtentMap;
 pub(crate) use self::probe::{Probe, probe, write_superblock};
+pub(crate) use self::shared::SharedExtents;
 pub(crate) use self::sst::{SstFile, SstRegistry};
 pub(crate) use self::superblock::{SHARDS_MAX, SUPERBLOCK_BYTES, Superblock};
-pub(crate) use self::writer::{PageSink, SstWriter};
+pub(crate) use self::writer::SstWriter;
 use crate::types::{ExtentId, SstId};
 use crate::{Error, Result};
 
@@ -184,7 +186,7 @@ impl VolumeParts {
     }
 
     /// Gives up extents where nobody can wait; some shard's [`Volume::reclaim`] frees them.
-    fn abandon(&self, extents: Vec<ExtentId>) {
+    pub(crate) fn abandon(&self, extents: Vec<ExtentId>) {
         if !extents.is_empty() {
             self.shared.abandoned.push(extents);
         }

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use siltstone_io::{Buffer, Class, Placement, WriteDurability, local::Event};
 
 use super::{Lease, SstFile, Volume};
+use crate::table::PageSink;
 use crate::types::SstId;
 use crate::{Error, Result};
 
@@ -28,12 +29,6 @@ use crate::{Error, Result};
 const WRITE_BYTES: usize = 256 << 10;
 /// Writes that are in flight at one time.
 const WRITES_IN_FLIGHT_MAX: u32 = 4;
-
-/// Takes the pages of an SST in order.
-pub(crate) trait PageSink {
-    /// Appends whole pages.
-    fn push(&mut self, pages: &[u8]);
-}
 
 /// Writes one SST.
 pub(crate) struct SstWriter {

@@ -12,7 +12,7 @@
 //! A batch lies in one commit, and a commit is replayed wholly or not at all: batches are atomic.
 
 use crate::error::{Error, Result};
-use crate::types::{Kind, KeyspaceId, SeqNo, Trailer};
+use crate::types::{KeyspaceId, Kind, SeqNo, Trailer};
 
 const BATCH_HEADER_BYTES: usize = 12;
 const OPERATION_HEADER_BYTES: usize = 13;
@@ -33,15 +33,15 @@ impl<'p> BatchEncoder<'p> {
     }
 
     /// One operation; the value is given in two parts, stored one after the other.
-    pub(crate) fn push(&mut self, kind: Kind, keyspace: KeyspaceId, key: &[u8], value: (&[u8], &[u8])) {
+    pub(crate) fn push(&mut self, kind: Kind, keyspace: KeyspaceId, key: &[u8], value: [&[u8]; 2]) {
         let payload = &mut *self.payload;
         payload.push(kind as u8);
         payload.extend_from_slice(&keyspace.0.to_le_bytes());
         payload.extend_from_slice(&(key.len() as u32).to_le_bytes());
-        payload.extend_from_slice(&((value.0.len() + value.1.len()) as u32).to_le_bytes());
+        payload.extend_from_slice(&((value[0].len() + value[1].len()) as u32).to_le_bytes());
         payload.extend_from_slice(key);
-        payload.extend_from_slice(value.0);
-        payload.extend_from_slice(value.1);
+        payload.extend_from_slice(value[0]);
+        payload.extend_from_slice(value[1]);
         self.count += 1;
     }
 
@@ -123,7 +123,7 @@ mod tests {
                 let mut encoder = BatchEncoder::begin(&mut payload, SeqNo(*base));
                 for (index, (kind, keyspace, key, value)) in operations.iter().enumerate() {
                     let kind = Kind::from_u8(*kind).unwrap();
-                    encoder.push(kind, KeyspaceId(*keyspace), key, value.split_at(value.len() / 2));
+                    encoder.push(kind, KeyspaceId(*keyspace), key, <[&[u8]; 2]>::from(value.split_at(value.len() / 2)));
                     let trailer = Trailer::new(SeqNo(base + index as u64), kind);
                     expected.push(WalOperation { keyspace: KeyspaceId(*keyspace), key, trailer, value });
                 }
@@ -144,7 +144,7 @@ mod tests {
     fn a_cut_commit_is_corruption() {
         let mut payload = Vec::new();
         let mut encoder = BatchEncoder::begin(&mut payload, SeqNo(7));
-        encoder.push(Kind::Put, KeyspaceId(1), b"\0\0key", (b"val", b"ue"));
+        encoder.push(Kind::Put, KeyspaceId(1), b"\0\0key", [b"val", b"ue"]);
         encoder.end();
         for cut in 1..payload.len() {
             assert!(decode_commit(&payload[..cut], |_| ()).unwrap_err().is_corruption(), "cut at {cut}");

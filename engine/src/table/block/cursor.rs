@@ -24,6 +24,7 @@ use crate::types::{Kind, SeqNo, Trailer};
 const NOWHERE: usize = usize::MAX;
 
 /// A cursor over the entries of one block, in the order key ascending, trailer descending.
+#[derive(Clone)]
 pub(crate) struct BlockCursor<B> {
     block: B,
     layout: Layout,
@@ -37,6 +38,7 @@ pub(crate) struct BlockCursor<B> {
 }
 
 /// An entry that a move backwards has passed on its way from the restart point, and that the next such move goes to.
+#[derive(Clone)]
 struct Passed {
     at: usize,
     next: usize,

@@ -36,6 +36,7 @@ pub(crate) fn index_find(bytes: &[u8], key: &[u8], bound: impl Into<VersionBound
 }
 
 /// A cursor over an index partition: stands on a data block.
+#[derive(Clone)]
 pub(crate) struct IndexCursor<B>(BlockCursor<B>);
 
 impl<B: AsRef<[u8]>> IndexCursor<B> {
