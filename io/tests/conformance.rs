@@ -19,9 +19,11 @@ struct Setting {
 /// Every combination of backend, device and driving.
 fn settings() -> Vec<Setting> {
     let mut all = Vec::new();
-    for (name, again, short, block) in
-        [("simulated", 0.0, 0.0, 4096), ("simulated, faltering", 0.2, 0.3, 512), ("simulated, small blocks", 0.0, 0.0, 512)]
-    {
+    for (name, again, short, block) in [
+        ("simulated", 0.0, 0.0, 4096),
+        ("simulated, faltering", 0.2, 0.3, 512),
+        ("simulated, small blocks", 0.0, 0.0, 512),
+    ] {
         let options = SimOptions {
             again_chance: again,
             short_transfer_chance: short,
