@@ -164,7 +164,8 @@ impl<T: Send> Receiver<T> {
             none => *none = Some(cx.waker().clone()),
         }
         drop(waker);
-        shared.receiver_waits.store(true, Ordering::Relaxed);
+        // A swap, not a store: it comes after the swap of a sender that took the last note, in every thread's eyes.
+        shared.receiver_waits.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         // Before the last look: what the last sender sent before it went is in the queue.
         let senders_gone = shared.senders.load(Ordering::Acquire) == 0;
