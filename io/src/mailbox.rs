@@ -164,7 +164,8 @@ impl<T: Send> Receiver<T> {
             none => *none = Some(cx.waker().clone()),
         }
         drop(waker);
-        shared.receiver_waits.store(true, Ordering::Relaxed);
+        // A swap, not a store: it comes after the swap of a sender that took the last note, in every thread's eyes.
+        shared.receiver_waits.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         // Before the last look: what the last sender sent before it went is in the queue.
         let senders_gone = shared.senders.load(Ordering::Acquire) == 0;
@@ -300,9 +301,15 @@ mod loom_models {
     use loom::future::block_on;
     use loom::thread;
 
+    fn model(body: impl Fn() + Send + Sync + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(4);
+        builder.check(body);
+    }
+
     #[test]
     fn every_message_arrives_and_the_end_is_seen() {
-        loom::model(|| {
+        model(|| {
             let (sender, mut receiver) = channel(1);
             let thread = thread::spawn(move || {
                 block_on(sender.send(1)).unwrap();
@@ -317,7 +324,7 @@ mod loom_models {
 
     #[test]
     fn messages_of_two_senders_arrive() {
-        loom::model(|| {
+        model(|| {
             let (sender, mut receiver) = channel(2);
             let other = sender.clone();
             let thread = thread::spawn(move || other.try_send(1).unwrap());
@@ -332,7 +339,7 @@ mod loom_models {
 
     #[test]
     fn a_full_sender_learns_that_the_receiver_has_gone_and_nothing_stays_behind() {
-        loom::model(|| {
+        model(|| {
             let (sender, receiver) = channel(1);
             let message = std::sync::Arc::new(());
             sender.try_send(message.clone()).unwrap();

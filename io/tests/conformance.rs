@@ -1,6 +1,7 @@
 //! The same behaviour on every device: simulated, a file with direct I/O, a file without, each driven in every way.
 
 #![cfg(not(loom))]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests fail by panics, and may sleep")]
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;

@@ -24,7 +24,8 @@ use crate::sim::SimDriver;
 /// Tasks that are dropped at the end may spawn others; after this many rounds of that, what is left is a bug in them.
 const DROP_ROUNDS_MAX: usize = 64;
 
-/// Runs tasks and their I/O. See the [module](crate::executor).
+/// Runs tasks and their I/O, on one thread at a time. A turn takes what came from outside, runs ready foreground tasks, then one
+/// background slice, and hands the operations that they started to the kernel together.
 pub struct Executor {
     core: Rc<Core>,
     /// How much time each background class has had, divided by its weight.

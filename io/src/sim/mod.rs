@@ -18,6 +18,8 @@ mod crash;
 mod disk;
 mod driver;
 mod store;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub(crate) use disk::Ticket;
 pub use disk::{SimDisk, SimOptions, SimStats};

@@ -440,3 +440,8 @@ impl<P: Pump> std::fmt::Debug for Baton<P> {
         f.debug_struct("Baton").field("held", &lock(&self.hand.state).held).finish()
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_models;
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,150 @@
+//! The baton with real executors and real threads.
+
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests fail by panics, and may sleep")]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+
+use super::*;
+use crate::mailbox::{Sender, channel};
+use crate::{
+    Backend, Buffer, Class, Driving, ExecutorConfig, OpenMode, Placement, SharedDevice, WriteDurability, spawn_pinned,
+};
+
+type Request = (u64, Sender<u64>);
+
+/// A shard that writes and reads back a block for each request, then answers with twice its number.
+fn shard(folder: &std::path::Path) -> (Baton<Executor>, Sender<Request>) {
+    let config = ExecutorConfig { driving: Driving::Moving, ..ExecutorConfig::default() };
+    let executor = Executor::new(config, Backend::Ring).unwrap();
+    let shared = SharedDevice::open_file(&folder.join("volume"), OpenMode::Create).unwrap();
+    let handle = executor.handle();
+    let device = handle.attach(&shared).unwrap();
+    let (requests, mut receiver) = channel::<Request>(64);
+    let inner = handle.clone();
+    drop(handle);
+    executor.handle().spawn(Class::Foreground, async move {
+        device.allocate(0, 1 << 20).await.unwrap();
+        while let Some((number, reply)) = receiver.recv().await {
+            let device = device.clone();
+            inner.spawn(Class::Foreground, async move {
+                let offset = number % 256 * 4096;
+                let mut buffer = Buffer::heap(4096);
+                buffer.fill(1);
+                let (result, _) = device.write(offset, buffer, 0..4096, WriteDurability::Cached, Placement::Wal).await;
+                result.unwrap();
+                let (result, _) = device.read(offset, Buffer::heap(4096), 4096).await;
+                result.unwrap();
+                reply.try_send(number * 2).unwrap();
+            });
+        }
+    });
+    // SAFETY: all handles and the device are in the executor's own tasks, and its ring may move.
+    (unsafe { Baton::new(executor) }, requests)
+}
+
+async fn ask(requests: Sender<Request>, number: u64) -> u64 {
+    let (reply, mut answer) = channel(1);
+    requests.send((number, reply)).await.unwrap();
+    answer.recv().await.unwrap()
+}
+
+#[test]
+fn threads_that_come_and_go_are_all_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let (baton, requests) = shard(folder.path());
+    let baton = Arc::new(baton);
+    let stop = Arc::new(AtomicBool::new(false));
+    let background = {
+        let (baton, stop) = (Arc::clone(&baton), Arc::clone(&stop));
+        spawn_pinned("background", None, move || {
+            while !stop.load(Ordering::Relaxed) {
+                if baton.drive(&Budget::default(), 500).is_none() {
+                    std::thread::yield_now();
+                }
+            }
+        })
+        .unwrap()
+    };
+    let served = Arc::new(AtomicU64::new(0));
+    for _ in 0..3 {
+        let threads: Vec<_> = (0..4u64)
+            .map(|thread| {
+                let (baton, requests, served) = (Arc::clone(&baton), requests.clone(), Arc::clone(&served));
+                spawn_pinned("caller", None, move || {
+                    for index in 0..50 {
+                        let number = thread * 1000 + index;
+                        assert_eq!(baton.wait(ask(requests.clone(), number)), number * 2);
+                        served.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+                .unwrap()
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+    stop.store(true, Ordering::Relaxed);
+    background.join().unwrap();
+    assert_eq!(served.load(Ordering::Relaxed), 600);
+    let executor = Arc::into_inner(baton).unwrap().into_inner().unwrap();
+    assert_eq!(executor.handle().io_stats().writes, 600);
+}
+
+#[test]
+fn a_driver_that_is_parked_hears_its_future_woken_from_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (baton, _requests) = shard(folder.path());
+    let (sender, mut receiver) = channel::<u32>(1);
+    let thread = spawn_pinned("elsewhere", None, move || {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        sender.try_send(5).unwrap();
+    })
+    .unwrap();
+    assert_eq!(baton.wait(receiver.recv()), Some(5));
+    thread.join().unwrap();
+}
+
+#[test]
+fn the_baton_is_not_taken_from_its_holder() {
+    let folder = tempfile::tempdir().unwrap();
+    let (baton, _requests) = shard(folder.path());
+    let held = baton.hand.try_take().unwrap();
+    assert!(baton.try_turn(&Budget::default()).is_none() && baton.drive(&Budget::default(), 0).is_none());
+    drop(held);
+    assert!(baton.try_turn(&Budget::default()).is_some());
+}
+
+#[test]
+fn a_panic_of_the_driver_reaches_all_who_wait() {
+    struct Bomb(mpsc::Receiver<()>);
+    impl Pump for Bomb {
+        fn turn(&mut self, _: &Budget) -> Turn {
+            let _ = self.0.recv();
+            panic!("broken invariant");
+        }
+        fn park(&mut self, _: Option<u64>) {}
+    }
+    let (fuse, receiver) = mpsc::channel();
+    // SAFETY: everything in the pump is `Send`.
+    let baton = Arc::new(unsafe { Baton::new(Bomb(receiver)) });
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            let baton = Arc::clone(&baton);
+            std::thread::Builder::new().spawn(move || baton.wait(std::future::pending::<()>())).unwrap()
+        })
+        .collect();
+    while lock(&baton.hand.state).queue.is_empty() {
+        std::thread::yield_now();
+    }
+    fuse.send(()).unwrap();
+    assert!(threads.into_iter().all(|thread| thread.join().is_err()));
+}
+
+#[test]
+fn a_closed_baton_gives_the_shard_back_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (baton, requests) = shard(folder.path());
+    assert_eq!(baton.wait(ask(requests, 4)), 8);
+    assert!(baton.close().is_some());
+    assert!(baton.close().is_none() && baton.try_turn(&Budget::default()).is_none());
+}
