@@ -36,6 +36,7 @@ mod edit;
 mod root;
 mod state;
 #[cfg(all(test, not(loom)))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod tests;
 
 use std::cell::{Cell, Ref, RefCell};

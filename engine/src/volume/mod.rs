@@ -37,8 +37,10 @@ mod sst;
 mod superblock;
 mod sync;
 #[cfg(all(test, not(loom)))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod tests;
 mod writer;
 

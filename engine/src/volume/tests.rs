@@ -6,6 +6,7 @@ use siltstone_io::{Buffer, Class, Device, OpKind, Placement, Random, WriteDurabi
 
 use super::testing::{EXTENT_BYTES, Life, Machine, superblock};
 use super::*;
+use crate::table::PageSink;
 
 const EXTENT: u64 = EXTENT_BYTES as u64;
 
