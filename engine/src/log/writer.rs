@@ -147,7 +147,8 @@ impl LogWriter {
     }
 
     /// The failure after which nothing is appended any more.
-    pub(crate) fn failed(&self) -> Option<Error> {
+    #[cfg(test)]
+    pub(super) fn failed(&self) -> Option<Error> {
         self.inner.failed.borrow().clone()
     }
 
@@ -195,6 +196,10 @@ impl LogWriter {
     }
 
     /// Makes every append durable that was called before.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "every commit of the WAL and the manifest asks to be durable itself")
+    )]
     pub(crate) async fn sync(&self) -> Result<()> {
         let inner = &*self.inner;
         let target = inner.place.borrow().seq - 1;

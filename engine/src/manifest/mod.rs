@@ -44,7 +44,7 @@ use std::rc::Rc;
 
 use siltstone_io::Placement;
 
-pub(crate) use self::edit::{CheckpointInfo, ManifestEdit, SstMeta, SstRef, WalChain};
+pub(crate) use self::edit::{CheckpointInfo, ManifestEdit, SstMeta, WalChain};
 use self::edit::{decode_edits, encode_edits};
 use self::root::{FoundRoot, Root, read_root, write_root};
 pub(crate) use self::state::{CheckpointPart, KeyspaceState, ManifestState, SstPlace};
@@ -170,11 +170,6 @@ impl Manifest {
     /// The state after the last commit. Not to be held across an await.
     pub(crate) fn state(&self) -> Ref<'_, ManifestState> {
         self.inner.state.borrow()
-    }
-
-    /// The extent of the root pages.
-    pub(crate) fn root_extent(&self) -> ExtentId {
-        self.inner.root_extent
     }
 
     /// Commits a group of records atomically; durable when it returns. Gives the SSTs to which this manifest refers no longer: the caller

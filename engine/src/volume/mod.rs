@@ -56,7 +56,7 @@ use self::extents::ExtentMap;
 pub(crate) use self::probe::{Probe, probe, write_superblock};
 pub(crate) use self::shared::SharedExtents;
 pub(crate) use self::sst::{SstFile, SstRegistry};
-pub(crate) use self::superblock::{SHARDS_MAX, SUPERBLOCK_BYTES, Superblock};
+pub(crate) use self::superblock::{SUPERBLOCK_BYTES, Superblock};
 pub(crate) use self::writer::SstWriter;
 use crate::types::{ExtentId, SstId};
 use crate::{Error, Result};
@@ -150,6 +150,7 @@ impl VolumeParts {
     }
 
     /// Extents in use, the superblock's included, and how many there are in all.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tools will show it"))]
     pub(crate) fn usage(&self) -> (u32, u32) {
         (self.shared.map.used(), self.shared.map.extents())
     }
