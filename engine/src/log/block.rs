@@ -87,7 +87,7 @@ impl BlockHeader {
         let header = &mut block[..HEADER_BYTES];
         header.fill(0);
         header[0] = VERSION;
-        header[FLAGS_AT] = u8::from(self.first) * FIRST | u8::from(self.last) * LAST;
+        header[FLAGS_AT] = (u8::from(self.first) * FIRST) | (u8::from(self.last) * LAST);
         put_u64(header, LOG_AT, self.log_id);
         put_u64(header, SEQ_AT, self.seq);
         put_u64(header, DURABLE_AT, self.durable_through);

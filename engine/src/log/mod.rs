@@ -39,6 +39,7 @@ mod block;
 mod fifo;
 mod reader;
 #[cfg(all(test, not(loom)))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod tests;
 mod writer;
 

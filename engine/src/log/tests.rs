@@ -401,6 +401,32 @@ fn a_full_device_is_an_error_and_the_log_goes_on() {
 }
 
 #[test]
+fn there_is_room_until_the_device_is_full_and_again_when_it_is_not() {
+    let mut machine = Machine::new(1);
+    let mut life = machine.start();
+    life.run(async |volume| {
+        let log = new_log(&volume).await;
+        let large = 3 * EXTENT_BYTES as usize;
+        assert!(log.has_room(large), "nothing says that there is none");
+        volume.handle().sleep_us(1_000).await;
+        machine.disk.set_capacity(machine.disk.len_bytes());
+        let mut appended = 0;
+        while log.has_room(3000) {
+            log.append(&[&[1; 3000]], Durability::Durable).await.unwrap();
+            volume.handle().sleep_us(1_000).await;
+            appended += 1;
+        }
+        assert!((16..=48).contains(&appended), "it used what was reserved: {appended}");
+        machine.disk.set_capacity(1 << 30);
+        assert!(!log.has_room(large), "this begins another attempt");
+        volume.handle().sleep_us(1_000).await;
+        assert!(log.has_room(large));
+        log.append(&[&vec![1; large]], Durability::Durable).await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
 fn blocks_of_another_log_in_the_same_extent_are_not_its_own() {
     let mut machine = Machine::new(1);
     let mut life = machine.start();

@@ -24,6 +24,8 @@ use crate::{Error, Result};
 
 /// The largest block; less where the device or the extents want it.
 const BLOCK_BYTES_MAX: usize = 256 << 10;
+/// Successors of the current extent that are reserved ahead of time.
+const SUCCESSORS: usize = 2;
 
 /// Where a commit is in its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,8 @@ struct Place {
     seq: u64,
     /// Whether a task is getting a successor.
     reserving: bool,
+    /// Whether the last such task failed.
+    starved: bool,
 }
 
 struct ChainExtent {
@@ -106,6 +110,7 @@ impl LogWriter {
             page: 0,
             seq: 1,
             reserving: false,
+            starved: false,
         };
         let inner = Inner {
             volume,
@@ -142,7 +147,8 @@ impl LogWriter {
     }
 
     /// The failure after which nothing is appended any more.
-    pub(crate) fn failed(&self) -> Option<Error> {
+    #[cfg(test)]
+    pub(super) fn failed(&self) -> Option<Error> {
         self.inner.failed.borrow().clone()
     }
 
@@ -179,12 +185,21 @@ impl LogWriter {
         self.inner.reserve_successors(bytes).await
     }
 
-    /// Whether one append of this many bytes, if it is the next, has the extents that it needs.
+    /// Whether a commit of this many bytes, if it is the next, has a place: in extents that are reserved or, as long as the last attempt to
+    /// reserve one succeeded, in extents still to be reserved. Where it has none, another attempt is begun.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.inner.place.borrow().ahead.len() >= self.inner.successors_needed(bytes)
+        if self.inner.place.borrow().ahead.len() >= self.inner.successors_needed(bytes) {
+            return true;
+        }
+        self.reserve_ahead();
+        !self.inner.place.borrow().starved
     }
 
     /// Makes every append durable that was called before.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "every commit of the WAL and the manifest asks to be durable itself")
+    )]
     pub(crate) async fn sync(&self) -> Result<()> {
         let inner = &*self.inner;
         let target = inner.place.borrow().seq - 1;
@@ -225,11 +240,14 @@ impl LogWriter {
         extents
     }
 
-    /// Gets a successor in the background once the current extent is half full, so that the append that fills it need not wait.
+    /// Gets a successor in the background, so that the append that fills the current extent need not wait, and a full device is noticed while
+    /// there is still a place for what is under way: for a WAL at once, for a log that grows slowly when the current extent is half full.
     fn reserve_ahead(&self) {
         {
             let mut place = self.inner.place.borrow_mut();
-            if place.reserving || place.ahead.len() >= 2 || place.page < self.inner.pages_per_extent / 2 {
+            let early = matches!(self.inner.placement, Placement::Wal) || place.page >= self.inner.pages_per_extent / 2;
+            let enough = place.ahead.len() >= SUCCESSORS && !place.starved;
+            if place.reserving || enough || !early {
                 return;
             }
             place.reserving = true;
@@ -239,6 +257,7 @@ impl LogWriter {
             // An error is met again, and reported, by the append that needs the extent.
             let allocated = inner.volume.allocate_extent(inner.placement).await;
             let mut place = inner.place.borrow_mut();
+            place.starved = allocated.is_err();
             place.ahead.extend(allocated);
             place.reserving = false;
             drop(place);

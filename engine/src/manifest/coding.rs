@@ -16,10 +16,6 @@ impl<'a> Reader<'a> {
         Reader { rest: bytes }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.rest.is_empty()
-    }
-
     /// Fails unless everything has been read.
     pub(super) fn finish(&self, what: &str) -> Result<()> {
         if self.rest.is_empty() {

@@ -590,7 +590,7 @@ pub(super) mod tests {
             let mut meta = (*sst(1)).clone();
             change(&mut meta);
             let edit = ManifestEdit::SstAdd { keyspace: KeyspaceId(1), level: 0, groups: 0..8, meta: Arc::new(meta) };
-            assert!(decode_edits(&encode_edits(&[edit.clone()])).unwrap_err().is_corruption(), "{edit:?}");
+            assert!(decode_edits(&encode_edits(std::slice::from_ref(&edit))).unwrap_err().is_corruption(), "{edit:?}");
         };
         refused(|meta| meta.pages = 0);
         refused(|meta| meta.extents.clear());

@@ -36,6 +36,7 @@ mod edit;
 mod root;
 mod state;
 #[cfg(all(test, not(loom)))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod tests;
 
 use std::cell::{Cell, Ref, RefCell};
@@ -43,7 +44,7 @@ use std::rc::Rc;
 
 use siltstone_io::Placement;
 
-pub(crate) use self::edit::{CheckpointInfo, ManifestEdit, SstMeta, SstRef, WalChain};
+pub(crate) use self::edit::{CheckpointInfo, ManifestEdit, SstMeta, WalChain};
 use self::edit::{decode_edits, encode_edits};
 use self::root::{FoundRoot, Root, read_root, write_root};
 pub(crate) use self::state::{CheckpointPart, KeyspaceState, ManifestState, SstPlace};
@@ -169,11 +170,6 @@ impl Manifest {
     /// The state after the last commit. Not to be held across an await.
     pub(crate) fn state(&self) -> Ref<'_, ManifestState> {
         self.inner.state.borrow()
-    }
-
-    /// The extent of the root pages.
-    pub(crate) fn root_extent(&self) -> ExtentId {
-        self.inner.root_extent
     }
 
     /// Commits a group of records atomically; durable when it returns. Gives the SSTs to which this manifest refers no longer: the caller

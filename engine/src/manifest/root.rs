@@ -24,8 +24,10 @@
 //!
 //! # Writing
 //!
-//! 1. The page that is not the newest, durably: now the new log counts. 2. The other page, durably. Only then is the old log given up. So a
-//! crash finds the old page or the new one whole, and a page that is damaged later has a twin of the same generation: nothing
+//! 1. The page that is not the newest, durably: now the new log counts.
+//! 2. The other page, durably. Only then is the old log given up.
+//!
+//! So a crash finds the old page or the new one whole, and a page that is damaged later has a twin of the same generation: nothing
 //! ever falls back to a log that is gone.
 
 use siltstone_io::{Buffer, Placement, WriteDurability};

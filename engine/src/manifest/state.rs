@@ -351,7 +351,7 @@ mod tests {
     }
 
     fn refuses(before: &[ManifestEdit], edit: ManifestEdit) {
-        let error = state(before).apply_all(&[edit.clone()]).expect_err("an inconsistent record");
+        let error = state(before).apply_all(std::slice::from_ref(&edit)).expect_err("an inconsistent record");
         assert!(error.is_corruption(), "{edit:?}: {error}");
     }
 

@@ -43,7 +43,7 @@ fn random_edits(random: &mut Random, state: &ManifestState) -> Vec<ManifestEdit>
     let some_sst = keyspace_state.ssts.keys().nth(random.below(8) as usize);
     let some_part = state.parts.keys().nth(random.below(3) as usize);
     match (random.below(10), some_sst, some_part) {
-        (0..2, Some(id), _) => vec![remove(id.0), seq],
+        (0..2, Some((id, _)), _) => vec![remove(id.0), seq],
         (2, _, _) => vec![ManifestEdit::CheckpointPart { id: next_id, epoch: Epoch(next_id) }, add(next_id), seq],
         (3, _, Some(&id)) if !state.committed.contains_key(&id) => {
             let info = CheckpointInfo { name: format!("c{id}"), bytes: vec![9; 100], wall_ms: 1, shards: 1 };

@@ -88,7 +88,8 @@ impl ExtentMap {
     }
 
     /// Whether an extent is taken.
-    pub(crate) fn is_used(&self, extent: ExtentId) -> bool {
+    #[cfg(test)]
+    fn is_used(&self, extent: ExtentId) -> bool {
         let (word, bit) = place(extent);
         self.words[word].load(Ordering::Acquire) & bit != 0
     }

@@ -37,8 +37,10 @@ mod sst;
 mod superblock;
 mod sync;
 #[cfg(all(test, not(loom)))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod tests;
 mod writer;
 
@@ -54,7 +56,7 @@ use self::extents::ExtentMap;
 pub(crate) use self::probe::{Probe, probe, write_superblock};
 pub(crate) use self::shared::SharedExtents;
 pub(crate) use self::sst::{SstFile, SstRegistry};
-pub(crate) use self::superblock::{SHARDS_MAX, SUPERBLOCK_BYTES, Superblock};
+pub(crate) use self::superblock::{SUPERBLOCK_BYTES, Superblock};
 pub(crate) use self::writer::SstWriter;
 use crate::types::{ExtentId, SstId};
 use crate::{Error, Result};
@@ -148,6 +150,7 @@ impl VolumeParts {
     }
 
     /// Extents in use, the superblock's included, and how many there are in all.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tools will show it"))]
     pub(crate) fn usage(&self) -> (u32, u32) {
         (self.shared.map.used(), self.shared.map.extents())
     }

@@ -132,11 +132,12 @@ impl SstRegistry {
         SstRegistry { parts, files: BTreeMap::new() }
     }
 
-    /// The SST that a manifest refers to; retained once for this manifest. The first time its extents are marked used.
+    /// The SST that a manifest refers to; retained once for this manifest. Its extents have been marked used ([`VolumeParts::mark_used`]), for each
+    /// SST once.
     ///
     /// # Errors
     ///
-    /// Corruption where its extents are another's or outside the device, or another manifest says something else of it.
+    /// Corruption where another manifest says something else of it, it has not the extents for its pages, or the device ends before it.
     pub(crate) fn open(&mut self, id: SstId, pages: u32, extents: &[ExtentId]) -> Result<Arc<SstFile>> {
         if let Some(file) = self.files.get(&id) {
             if file.pages != pages || *file.extents != *extents {
@@ -146,7 +147,6 @@ impl SstRegistry {
             file.retain();
             return Ok(Arc::clone(file));
         }
-        extents.iter().try_for_each(|&extent| self.parts.mark_used(extent))?;
         let file = SstFile::new(self.parts.clone(), id, pages, extents.to_vec())?;
         file.retain();
         let page_bytes = u64::from(self.parts.page_bytes());

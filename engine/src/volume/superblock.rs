@@ -26,7 +26,10 @@
 //!
 //! # Writing
 //!
-//! 1. Copies 0 and 1, then a flush. 2. Copies 2 and 3, then a flush. At every moment two copies are at rest, so a crash leaves at least
+//! 1. Copies 0 and 1, then a flush.
+//! 2. Copies 2 and 3, then a flush.
+//!
+//! At every moment two copies are at rest, so a crash leaves at least
 //! two whole ones, all of the old generation or some of the new.
 //!
 //! # A volume in creation
