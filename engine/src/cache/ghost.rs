@@ -1,8 +1,10 @@
-//! Remembers the keys of pages that left the cache unused, for as long as it takes to evict as many pages as the main queue holds.
+//! Remembers the keys of pages that left the cache unused, for as long as it takes to evict as many pages as the main
+//! queue holds.
 //!
-//! A set-associative table of fingerprints with the time (count of additions) each came in, as S3-FIFO's authors advise: nothing is
-//! ever taken out, entries just grow too old, and the oldest of its set is overwritten. A fingerprint may be another key's (one in 2^32 for each
-//! of the set's entries); the price is one page in the wrong queue.
+//! A set-associative table of fingerprints with the time (count of additions) each came in, as S3-FIFO's authors
+//! advise: nothing is ever taken out, entries just grow too old, and the oldest of its set is overwritten. A
+//! fingerprint may be another key's (one in 2^32 for each of the set's entries); the price is one page in the wrong
+//! queue.
 
 const WAYS: usize = 4;
 

@@ -1,11 +1,12 @@
 //! The cache of pages: lookup, insertion, eviction.
 //!
-//! Whose is a frame: the pool's; then, from [`PageCache::frame`] to [`PageCache::insert`], the reader's, who lends it to the device; then the
-//! cache's, together with everyone who holds a [`PageRef`] to it. Nobody can write to it then. It goes back to the pool when the last of
-//! them lets it go, or from eviction straight to the next reader.
+//! Whose is a frame: the pool's; then, from [`PageCache::frame`] to [`PageCache::insert`], the reader's, who lends it
+//! to the device; then the cache's, together with everyone who holds a [`PageRef`] to it. Nobody can write to it
+//! then. It goes back to the pool when the last of them lets it go, or from eviction straight to the next reader.
 //!
 //! Invariants:
-//! 1. A page in the cache is in the table, on exactly one queue of its space, and on its SST's list; `cost` of the queues sums theirs.
+//! 1. A page in the cache is in the table, on exactly one queue of its space, and on its SST's list; `cost` of the
+//!    queues sums theirs.
 //! 2. The cost of a space's pages is at most its capacity.
 //! 3. Only a page that nobody else holds is evicted.
 
@@ -98,7 +99,8 @@ pub(super) struct Page<F> {
     frame: F,
 }
 
-/// A counted reference to a block in the cache (or to one that it had no room for): the block stays where it is while this lives.
+/// A counted reference to a block in the cache (or to one that it had no room for): the block stays where it is while
+/// this lives.
 pub(crate) struct PageRef<F>(Rc<Page<F>>);
 
 impl<F> Clone for PageRef<F> {
@@ -200,8 +202,8 @@ impl<F: DerefMut<Target = [u8]>> PageCache<F> {
         self.inner.borrow().slot_of(key).is_some()
     }
 
-    /// A frame to read a block into: a free one of the pool, or one made free by eviction. `None` where all are in use, in the cache or out of it:
-    /// the reader then waits, or reads into memory of its own.
+    /// A frame to read a block into: a free one of the pool, or one made free by eviction. `None` where all are in
+    /// use, in the cache or out of it: the reader then waits, or reads into memory of its own.
     pub(crate) fn frame(&self) -> Option<F> {
         if let Some(frame) = (self.source)() {
             return Some(frame);
@@ -210,8 +212,8 @@ impl<F: DerefMut<Target = [u8]>> PageCache<F> {
         inner.reap_doomed().or_else(|| inner.evict(Space::Frames)).map(|page| page.frame)
     }
 
-    /// Adds a block in its frame. Where the block is here already, that one is returned and the frame goes back; where there is no
-    /// room, the reference returned is all that holds the block.
+    /// Adds a block in its frame. Where the block is here already, that one is returned and the frame goes back;
+    /// where there is no room, the reference returned is all that holds the block.
     pub(crate) fn insert(&self, key: BlockKey, frame: F, priority: Priority) -> PageRef<F> {
         self.add(Page { key, uses: Cell::new(0), space: Space::Frames, cost: 1, frame }, priority)
     }
@@ -234,7 +236,8 @@ impl<F: DerefMut<Target = [u8]>> PageCache<F> {
         PageRef(page)
     }
 
-    /// Drops all blocks of an SST that nobody will ask for again, in constant time: their frames are the next that [`PageCache::frame`] reuses.
+    /// Drops all blocks of an SST that nobody will ask for again, in constant time: their frames are the next that
+    /// [`PageCache::frame`] reuses.
     pub(crate) fn remove_sst(&self, sst: SstId) {
         let inner = &mut *self.inner.borrow_mut();
         if inner.slots.any_of_sst(sst).is_some() {
@@ -353,7 +356,8 @@ impl<F> Inner<F> {
         None
     }
 
-    /// A frame from among the pages of removed SSTs. What is still referred to leaves the cache too, and its frame goes with its last reference.
+    /// A frame from among the pages of removed SSTs. What is still referred to leaves the cache too, and its frame
+    /// goes with its last reference.
     fn reap_doomed(&mut self) -> Option<Page<F>> {
         for _ in 0..DOOMED_STEPS_MAX {
             let sst = *self.doomed.last()?;

@@ -1,7 +1,8 @@
 //! The slots of the cache's pages, and the lists that run through them.
 //!
-//! A slot holds one page. It is on one queue (small, main or doomed), and on the list of its SST's pages. Both are doubly linked by slot
-//! number, so that any page leaves them in constant time. Links lie apart from the pages: a hit reads only the page's pointer.
+//! A slot holds one page. It is on one queue (small, main or doomed), and on the list of its SST's pages. Both are
+//! doubly linked by slot number, so that any page leaves them in constant time. Links lie apart from the pages: a hit
+//! reads only the page's pointer.
 
 use std::rc::Rc;
 

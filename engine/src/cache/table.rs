@@ -1,14 +1,15 @@
 //! The lookup table of the cache: from a key's hash to the slot of its page.
 //!
-//! Open addressing with linear probing over one allocation that never grows: it is made for the most pages that the cache can hold, at
-//! most half full. A cell is a slot number beside 32 bits of the hash, so that a probe leaves the table only for the page it looks for,
-//! or once in four billion for another.
+//! Open addressing with linear probing over one allocation that never grows: it is made for the most pages that the
+//! cache can hold, at most half full. A cell is a slot number beside 32 bits of the hash, so that a probe leaves the
+//! table only for the page it looks for, or once in four billion for another.
 //!
 //! ```text
 //! cell: | tag: upper 32 bits of the hash | slot: u32, u32::MAX = empty |
 //! ```
 //!
-//! Invariant: no cell is empty between a key's home (its hash modulo the size) and its cell. Removal moves cells back to keep it.
+//! Invariant: no cell is empty between a key's home (its hash modulo the size) and its cell. Removal moves cells back
+//! to keep it.
 
 /// No slot.
 pub(super) const NO_SLOT: u32 = u32::MAX;

@@ -112,7 +112,7 @@ fn contents_are_never_mixed_up_and_pinned_pages_stay() {
             let sst = sst_first + random.below(6);
             let large = random.below(10) == 0;
             let key = key(sst, random.below(40) as u32 * 2 + u32::from(large));
-            let priority = if key.page % 8 == 0 { Priority::Metadata } else { Priority::Data };
+            let priority = if key.page.is_multiple_of(8) { Priority::Metadata } else { Priority::Data };
             let found = cache.get(key, priority);
             assert_eq!(found.is_some(), cache.contains(key));
             *if found.is_some() { &mut hits } else { &mut misses } += 1;
@@ -262,7 +262,8 @@ fn cache_hits(trace: &[u64], capacity: usize) -> usize {
     cache.stats().hits[0] as usize
 }
 
-/// Zipfian page numbers of skew 0.99, scattered; after every `scan_every`-th a run of pages in sequence, if that is not 0.
+/// Zipfian page numbers of skew 0.99, scattered; after every `scan_every`-th a run of pages in sequence, if that is
+/// not 0.
 fn trace(pages: u64, requests: usize, scan_every: usize, scan_pages: u64) -> Vec<u64> {
     let mut random = Random(7);
     let mut sums = Vec::new();

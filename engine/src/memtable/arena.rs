@@ -1,8 +1,8 @@
 //! The append-only arena that holds the entries of a memtable.
 //!
-//! Memory comes in chunks. The first is small and each next one twice as large, up to [`CHUNK_BYTES_MAX`], so that a memtable of
-//! a few entries is a few KiB and a large one has few chunks. An entry lies whole within one chunk; one that is large beside a
-//! chunk gets a chunk of exactly its size, and the current chunk goes on being filled.
+//! Memory comes in chunks. The first is small and each next one twice as large, up to [`CHUNK_BYTES_MAX`], so that a
+//! memtable of a few entries is a few KiB and a large one has few chunks. An entry lies whole within one chunk; one
+//! that is large beside a chunk gets a chunk of exactly its size, and the current chunk goes on being filled.
 //!
 //! ```text
 //! entry:  0        8            12         14     14+k        14+k+v
@@ -10,11 +10,13 @@
 //! ```
 //!
 //! Invariants:
-//! 1. Bytes of a chunk below `used` are initialised and never change again; writes go only to `used..`, through raw pointers.
-//! 2. A chunk's memory lives as long as its `Rc<Chunk>`; the arena holds one `Rc` of every chunk until it is dropped itself, and
-//!    each [`ArenaSlice`] holds one more. So a `&[u8]` may borrow from the arena or from a slice while writing goes on.
-//! 3. Every range that is turned into a slice has been checked against `used` first, so a foreign [`EntryRef`] panics or yields
-//!    initialised bytes, never more.
+//! 1. Bytes of a chunk below `used` are initialised and never change again; writes go only to `used..`, through raw
+//!    pointers.
+//! 2. A chunk's memory lives as long as its `Rc<Chunk>`; the arena holds one `Rc` of every chunk until it is dropped
+//!    itself, and each [`ArenaSlice`] holds one more. So a `&[u8]` may borrow from the arena or from a slice while
+//!    writing goes on.
+//! 3. Every range that is turned into a slice has been checked against `used` first, so a foreign [`EntryRef`] panics
+//!    or yields initialised bytes, never more.
 //!
 //! A crash leaves nothing: the arena is memory only.
 
@@ -125,8 +127,8 @@ impl Arena {
         assert!(start + HEADER_BYTES <= slot.used, "not an entry of this arena");
         // SAFETY: `start` is below the chunk's size, checked above.
         let at = unsafe { slot.chunk.base.add(start) };
-        // SAFETY: the header lies below `used`, checked above: initialised, never written again, and alive as long as the arena,
-        // which the result borrows (invariants 1 and 2).
+        // SAFETY: the header lies below `used`, checked above: initialised, never written again, and alive as long as
+        // the arena, which the result borrows (invariants 1 and 2).
         let header: &[u8; HEADER_BYTES] = unsafe { at.cast().as_ref() };
         let trailer = u64::from_ne_bytes(field(header, 0));
         let value_len = u32::from_ne_bytes(field(header, VALUE_LEN_AT)) as usize;
@@ -169,8 +171,8 @@ impl ChunkSlot {
         assert!(bytes.len() <= self.chunk.capacity - self.used);
         // SAFETY: `used` is at most the capacity.
         let tail = unsafe { self.chunk.base.add(self.used) };
-        // SAFETY: the tail has room for the bytes, checked above; no reference to bytes at or above `used` exists (invariant 3),
-        // so the source cannot overlap it either.
+        // SAFETY: the tail has room for the bytes, checked above; no reference to bytes at or above `used` exists
+        // (invariant 3), so the source cannot overlap it either.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), tail.as_ptr(), bytes.len()) };
         self.used += bytes.len();
     }
@@ -199,7 +201,8 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        // SAFETY: `base` came from `alloc` with the same layout, and nothing refers to it: every slice holds an `Rc` of this chunk.
+        // SAFETY: `base` came from `alloc` with the same layout, and nothing refers to it: every slice holds an `Rc`
+        // of this chunk.
         unsafe { dealloc(self.base.as_ptr(), Self::layout(self.capacity)) };
     }
 }
@@ -231,8 +234,8 @@ impl Deref for ArenaSlice {
     fn deref(&self) -> &[u8] {
         // SAFETY: `start` lies within the chunk (the slice was made from a checked range, and is only ever narrowed).
         let at = unsafe { self.chunk.base.add(self.start as usize) };
-        // SAFETY: the range was below `used` when the slice was made, so it is initialised and never written again; the chunk is
-        // alive as long as `self`, which the result borrows.
+        // SAFETY: the range was below `used` when the slice was made, so it is initialised and never written again;
+        // the chunk is alive as long as `self`, which the result borrows.
         unsafe { slice::from_raw_parts(at.as_ptr(), self.len as usize) }
     }
 }

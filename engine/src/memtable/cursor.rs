@@ -1,9 +1,10 @@
 //! Cursors over one keyspace of a memtable.
 //!
-//! A cursor stands on an entry, which it knows by its place in the arena, and remembers the entry's slot in the tree together with
-//! the tree's count of modifications. A step goes to the neighbouring slot while the count is the same, and otherwise looks the
-//! entry up again first. So insertions between steps neither repeat nor skip an entry that stays in the tree; whether those
-//! inserted ahead are met is unspecified only for a newer version that takes the place of the very entry the cursor stands on.
+//! A cursor stands on an entry, which it knows by its place in the arena, and remembers the entry's slot in the tree
+//! together with the tree's count of modifications. A step goes to the neighbouring slot while the count is the same,
+//! and otherwise looks the entry up again first. So insertions between steps neither repeat nor skip an entry that
+//! stays in the tree; whether those inserted ahead are met is unspecified only for a newer version that takes the
+//! place of the very entry the cursor stands on.
 
 use std::rc::Rc;
 

@@ -1,12 +1,15 @@
 //! The memtable: the ordered write buffer of a shard.
 //!
-//! Made for one writer on one core: it takes no lock and has no atomic, so it need not be a skiplist. One memtable holds a B+-tree
-//! for each keyspace, over one arena ([`arena`]) and one set of nodes ([`node`], [`tree`]). Entries are (stored key, trailer, value),
-//! ordered by key ascending and trailer descending, so that a key's newest version comes first.
+//! Made for one writer on one core: it takes no lock and has no atomic, so it need not be a skiplist. One memtable
+//! holds a B+-tree for each keyspace, over one arena ([`arena`]) and one set of nodes ([`node`], [`tree`]). Entries
+//! are (stored key, trailer, value), ordered by key ascending and trailer descending, so that a key's newest version
+//! comes first.
 //!
-//! 1. `insert` writes the entry to the arena and its reference into the tree of its keyspace. An older version that no view can see
-//!    any more gives up its slot; its bytes stay in the arena as garbage until the memtable is dropped.
-//! 2. `get` descends to the first version at or below the view's upper bound, and goes on while the view does not see it.
+//! 1. `insert` writes the entry to the arena and its reference into the tree of its keyspace. An older version that
+//!    no view can see any more gives up its slot; its bytes stay in the arena as garbage until the memtable is
+//!    dropped.
+//! 2. `get` descends to the first version at or below the view's upper bound, and goes on while the view does not see
+//!    it.
 //! 3. `cursor` walks one keyspace in both directions while writing goes on ([`cursor`]).
 //!
 //! Nothing is ever taken out: a flush reads the frozen memtable through cursors, then drops it whole.
@@ -14,6 +17,19 @@
 //! Invariants:
 //! 1. Methods take `&self`; no reference to nodes leaves a method, and no method calls back while it holds one.
 //! 2. What a cursor or a guard refers to is arena bytes, which never change ([`arena`]).
+//!
+//! Cost, with 1M entries of 12-byte stored keys and 100-byte values, in CPU time an operation, on a busy 2-core VM
+//! where one random read of memory took 170 to 200 ns and `BTreeMap<Vec<u8>, Vec<u8>>` 1200 ns an insert and 1150 to
+//! 1650 a get:
+//!
+//! | random insert | random get | zipfian update, get | ascending insert | cursor step | memory an entry |
+//! |---|---|---|---|---|---|
+//! | 520 to 680 ns | 740 to 1000 | 980, 690 | 75 to 100 | 50 to 65 | 168 bytes (154 ascending), 126 of them the entry |
+//!
+//! A get waits for memory twice, for the leaf and for the entry; in cache (2000 entries) it takes 100 ns. Tried on
+//! the way: 64 instead of 32 entries a leaf (no difference beyond noise, 3% less memory); binary search in the nodes
+//! (a get 1.1 to 1.3 times as long); no prefixes and no third word in inner nodes (map-like keys, `user 8 | item 8`:
+//! a get 1.8 times as long).
 //!
 //! A crash leaves nothing of it: the WAL has what is to survive.
 
@@ -73,9 +89,9 @@ impl Memtable {
 
     /// Adds an entry; the value is the two slices one after the other.
     ///
-    /// Where this is the key's newest version, and the newest so far has a sequence number greater than `keep_above`, the entry takes
-    /// that one's place: no view that reads this memtable, now or later, may want it. Sequence numbers may come out of order; an entry
-    /// with key and trailer of one that is there takes its place.
+    /// Where this is the key's newest version, and the newest so far has a sequence number greater than `keep_above`,
+    /// the entry takes that one's place: no view that reads this memtable, now or later, may want it. Sequence
+    /// numbers may come out of order; an entry with key and trailer of one that is there takes its place.
     pub(crate) fn insert(
         &self,
         keyspace: KeyspaceId,

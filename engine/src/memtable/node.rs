@@ -1,16 +1,18 @@
 //! The nodes of the memtable's B+-trees, and the search within one.
 //!
-//! A node keeps, beside each reference to an entry in the arena, the entry's *head*: the 16 bytes of its key that follow the
-//! node's prefix, as two big-endian words (zero-padded). Heads order as the keys do, except that keys with equal heads need their
-//! full bytes. So a search reads the arena only where heads are equal: as a rule once, for the entry that it looks for.
+//! A node keeps, beside each reference to an entry in the arena, the entry's *head*: the 16 bytes of its key that
+//! follow the node's prefix, as two big-endian words (zero-padded); inner nodes keep a third word. Heads order as the
+//! keys do, except that keys with equal heads need their full bytes. So a search reads the arena only where heads are
+//! equal: as a rule once, for the entry that it looks for.
 //!
-//! Within a node a search *counts* the first words below the target's instead of halving: in a tree larger than the caches the time
-//! goes into waiting for memory (180 ns a random read where this was measured), and the loads of a count wait together, while those of a binary search
-//! wait one after the other.
+//! Within a node a search *counts* the first words below the target's instead of halving: in a tree larger than the
+//! caches the time goes into waiting for memory, and the loads of a count wait together, while those of a binary
+//! search wait one after the other.
 //!
-//! The *prefix* is what all keys of the node share, as it was when the node was last split, and lies in the node. It keeps heads
-//! telling where keys share long beginnings (key group, user, map). A target outside the prefix is before or behind all of the
-//! node's keys; where such a key is inserted, the prefix is cut to what it shares and the heads are computed anew.
+//! The *prefix* is what all keys of the node share, as it was when the node was last split, and lies in the node. It
+//! keeps heads telling where keys share long beginnings (key group, user, map). A target outside the prefix is before
+//! or behind all of the node's keys; where such a key is inserted, the prefix is cut to what it shares and the heads
+//! are computed anew.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -24,7 +26,7 @@ pub(super) const INNER_SEPARATORS: usize = 64;
 /// No such node.
 pub(super) const NO_NODE: u32 = u32::MAX;
 
-/// Longer prefixes are not used to the full: up to here, prefix and links make one cache line.
+/// Longer prefixes are not used to the full: a leaf's links, length and prefix make one cache line.
 const PREFIX_BYTES_MAX: usize = 53;
 /// Prefixes grow only by this much or more, so that heads are seldom computed anew: it reads each entry's key.
 const PREFIX_STEP_BYTES: usize = 4;
@@ -45,6 +47,12 @@ impl Head {
         debug_assert!(prefix_bytes <= key.len());
         Head { first: word(key, prefix_bytes), second: word(key, prefix_bytes + 8) }
     }
+}
+
+/// The eight key bytes after the head.
+#[inline]
+fn third_word(key: &[u8], prefix: &Prefix) -> u64 {
+    word(key, usize::from(prefix.len) + 16)
 }
 
 /// Eight bytes of the key as a big-endian number, padded with zeros where the key ends.
@@ -98,7 +106,8 @@ impl Prefix {
     }
 }
 
-/// What a search looks for: the first entry at or after this key and trailer, in entry order (key ascending, trailer descending).
+/// What a search looks for: the first entry at or after this key and trailer, in entry order (key ascending, trailer
+/// descending).
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) key: &'a [u8],
@@ -123,6 +132,8 @@ pub(super) struct Leaf {
     slots: [Slot; LEAF_ENTRIES],
     second_words: [u64; LEAF_ENTRIES],
 }
+
+const _: () = assert!(std::mem::offset_of!(Leaf, slots) == 64);
 
 /// The first word of the head beside the entry: the search that reads the one has the other in cache.
 #[derive(Clone, Copy)]
@@ -181,9 +192,8 @@ impl Leaf {
         };
         let low = self.slots.iter().map(|slot| usize::from(slot.first_word < head.first)).sum::<usize>();
         let equal = self.slots[..self.len()].iter().skip(low).take_while(|slot| slot.first_word == head.first).count();
-        search_equal(&self.second_words, low..low + equal, head.second, |slot| {
-            target.compare(&arena.entry(self.slots[slot].entry))
-        })
+        let range = narrow(&self.second_words, low..low + equal, head.second);
+        search_equal(range, |slot| target.compare(&arena.entry(self.slots[slot].entry)))
     }
 
     /// Puts an entry with this key at the slot. There must be room.
@@ -265,6 +275,8 @@ pub(super) struct Inner {
     first_words: [u64; INNER_SEPARATORS],
     children: [u32; INNER_SEPARATORS + 1],
     second_words: [u64; INNER_SEPARATORS],
+    /// Separators lie further apart than entries and have shorter prefixes: here the head goes on for 8 bytes.
+    third_words: [u64; INNER_SEPARATORS],
     separators: [Separator; INNER_SEPARATORS],
 }
 
@@ -279,6 +291,7 @@ impl Inner {
             first_words: [UNUSED; INNER_SEPARATORS],
             children,
             second_words: [0; INNER_SEPARATORS],
+            third_words: [0; INNER_SEPARATORS],
             separators: [Separator { entry: EntryRef::NONE, whole_key: false }; INNER_SEPARATORS],
         }
     }
@@ -312,7 +325,11 @@ impl Inner {
         };
         let low = self.first_words.iter().map(|&word| usize::from(word < head.first)).sum::<usize>();
         let equal = self.first_words[..self.len()].iter().skip(low).take_while(|&&word| word == head.first).count();
-        let (index, exact) = search_equal(&self.second_words, low..low + equal, head.second, |index| {
+        let mut range = narrow(&self.second_words, low..low + equal, head.second);
+        if !range.is_empty() {
+            range = narrow(&self.third_words, range, third_word(target.key, &self.prefix));
+        }
+        let (index, exact) = search_equal(range, |index| {
             let separator = self.separators[index];
             let entry = arena.entry(separator.entry);
             let order = target.compare(&entry);
@@ -337,6 +354,8 @@ impl Inner {
         self.first_words[index] = head.first;
         self.second_words.copy_within(index..len, index + 1);
         self.second_words[index] = head.second;
+        self.third_words.copy_within(index..len, index + 1);
+        self.third_words[index] = third_word(key, &self.prefix);
         self.separators.copy_within(index..len, index + 1);
         self.separators[index] = separator;
         self.children.copy_within(index + 1..len + 1, index + 2);
@@ -355,6 +374,7 @@ impl Inner {
         let moved = self.len() - index - 1;
         right.first_words[..moved].copy_from_slice(&self.first_words[index + 1..][..moved]);
         right.second_words[..moved].copy_from_slice(&self.second_words[index + 1..][..moved]);
+        right.third_words[..moved].copy_from_slice(&self.third_words[index + 1..][..moved]);
         right.separators[..moved].copy_from_slice(&self.separators[index + 1..][..moved]);
         right.children[1..=moved].copy_from_slice(&self.children[index + 2..][..moved]);
         right.len = moved as u16;
@@ -378,32 +398,36 @@ impl Inner {
     fn set_prefix(&mut self, prefix: Prefix, arena: &Arena) {
         self.prefix = prefix;
         for index in 0..self.len() {
-            let head = Head::of(arena.entry(self.separators[index].entry).key, usize::from(prefix.len));
+            let key = arena.entry(self.separators[index].entry).key;
+            let head = Head::of(key, usize::from(prefix.len));
             (self.first_words[index], self.second_words[index]) = (head.first, head.second);
+            self.third_words[index] = third_word(key, &prefix);
         }
     }
 }
 
-/// Where to split a full node: in the middle, or near it where the keys on both sides share less, so that keys which share a long
-/// prefix (one group, one user) stay together and the halves get longer prefixes.
+/// Where to split a full node: in the middle, or near it where the keys on both sides share less, so that keys which
+/// share a long prefix (one group, one user) stay together and the halves get longer prefixes.
 fn split_index(len: usize, first_word: impl Fn(usize) -> u64) -> usize {
     let shared_bytes = |index: usize| (first_word(index - 1) ^ first_word(index)).leading_zeros() / 8;
     let near = len / 4..=len * 3 / 4;
     near.min_by_key(|&index| (shared_bytes(index), index.abs_diff(len / 2))).unwrap_or(len / 2)
 }
 
-/// The end of a search, among the slots whose first word is the target's: the first one at or after the target, and whether it is
-/// equal to it. `compare` reads the arena: it is asked only where the second words are equal too.
+/// Of slots with the same words so far, and so ordered by the next: those with this next word.
 #[inline]
-fn search_equal(
-    second_words: &[u64],
-    range: Range<usize>,
-    second_word: u64,
-    mut compare: impl FnMut(usize) -> Ordering,
-) -> (usize, bool) {
-    let words = &second_words[range.clone()];
-    let mut low = range.start + words.partition_point(|&word| word < second_word);
-    let mut high = range.start + words.partition_point(|&word| word <= second_word);
+fn narrow(words: &[u64], range: Range<usize>, word: u64) -> Range<usize> {
+    let words = &words[range.clone()];
+    let low = words.partition_point(|&other| other < word);
+    let equal = words[low..].iter().take_while(|&&other| other == word).count();
+    range.start + low..range.start + low + equal
+}
+
+/// The end of a search, among the slots with the target's head: the first one at or after the target, and whether it
+/// is equal to it. `compare` reads the arena.
+#[inline]
+fn search_equal(range: Range<usize>, mut compare: impl FnMut(usize) -> Ordering) -> (usize, bool) {
+    let Range { start: mut low, end: mut high } = range;
     let mut exact = false;
     while low < high {
         let middle = low + (high - low) / 2;

@@ -2,15 +2,16 @@
 //!
 //! Insertion:
 //! 1. Descend to the leaf of (key, trailer), noting the path.
-//! 2. Where the slot found holds the key's newest version so far, and no view can see that one once this entry is there, let the
-//!    entry take the slot. Nothing moves, so cursors keep their places.
-//! 3. Otherwise put the entry there. A full leaf is split first: in the middle, or, where the entry goes behind its last one, by
-//!    beginning a new leaf, so that ascending keys leave full leaves behind. Full ancestors are split likewise.
+//! 2. Where the slot found holds the key's newest version so far, and no view can see that one once this entry is
+//!    there, let the entry take the slot. Nothing moves, so cursors keep their places.
+//! 3. Otherwise put the entry there. A full leaf is split first: in the middle, or, where the entry goes behind its
+//!    last one, by beginning a new leaf, so that ascending keys leave full leaves behind. Full ancestors are split
+//!    likewise.
 //! 4. The halves take the prefix that their keys share.
 //!
 //! Invariants:
-//! 1. Entries are in order (key ascending, trailer descending) within each leaf and along the chain of leaves; only the root of an
-//!    empty tree is an empty leaf.
+//! 1. Entries are in order (key ascending, trailer descending) within each leaf and along the chain of leaves; only
+//!    the root of an empty tree is an empty leaf.
 //! 2. All keys of a leaf, and all separators of an inner node, start with the node's prefix.
 //! 3. `modifications` counts all changes that can move an entry to another slot.
 
@@ -97,7 +98,8 @@ impl Tree {
         self.entries
     }
 
-    /// Adds an entry, or lets it take the place of the version that `keep_above` makes unneeded. Returns whether it was added.
+    /// Adds an entry, or lets it take the place of the version that `keep_above` makes unneeded. Returns whether it
+    /// was added.
     pub(super) fn insert(
         &mut self,
         nodes: &mut Nodes,
@@ -250,8 +252,9 @@ impl Tree {
     }
 }
 
-/// Whether the target, of which `slot` is the lower bound, is to take the slot: the slot holds the newest version of the key so
-/// far, and that one is newer than `keep_above`. Where versions of a key span leaves this may miss, and both stay.
+/// Whether the target, of which `slot` is the lower bound, is to take the slot: the slot holds the newest version of
+/// the key so far, and that one is newer than `keep_above`. Where versions of a key span leaves this may miss, and
+/// both stay.
 #[inline]
 fn takes_place(nodes: &Nodes, leaf: &Leaf, slot: usize, target: &Target<'_>, arena: &Arena, keep_above: u64) -> bool {
     if !leaf.may_be(slot, target.key) {
