@@ -7,6 +7,7 @@ mod checkpoint;
 mod compaction;
 mod engine;
 mod error;
+pub mod inspect;
 mod log;
 mod manifest;
 mod memtable;

@@ -118,6 +118,20 @@ pub(super) async fn write_root(volume: &Volume, extent: ExtentId, root: &Root, f
     Ok(())
 }
 
+/// The root pages that are not whole, with their device offsets. For a shard whose root [`read_root`] finds.
+pub(crate) async fn damaged_roots(volume: &Volume, extent: ExtentId) -> Result<Vec<(u64, Error)>> {
+    let mut damaged = Vec::new();
+    for page in [0, 1] {
+        let offset = page_offset(volume, extent, page);
+        let (result, buffer) = volume.device().read(offset, Buffer::heap(ROOT_BYTES), ROOT_BYTES).await;
+        result?;
+        if let Err(error) = Root::decode(volume.parts().id(), offset, &buffer[..ROOT_BYTES]) {
+            damaged.push((offset, error));
+        }
+    }
+    Ok(damaged)
+}
+
 /// The newest root in this root extent, which must be the shard's.
 pub(super) async fn read_root(volume: &Volume, extent: ExtentId, shard: ShardId) -> Result<FoundRoot> {
     let mut newest: Option<FoundRoot> = None;

@@ -105,7 +105,14 @@ impl Directory {
     /// (as [`Directory::find_index`] then says too).
     #[inline]
     pub(crate) fn find_filter(&self, key: &[u8]) -> Option<BlockHandle> {
-        self.filter_handles.get(self.filter_separators.lower_bound(key)).copied()
+        self.find_filter_partition(key).map(|partition| self.filter_handles[partition])
+    }
+
+    /// The number of the filter partition of [`Self::find_filter`].
+    #[inline]
+    pub(crate) fn find_filter_partition(&self, key: &[u8]) -> Option<usize> {
+        let partition = self.filter_separators.lower_bound(key);
+        (partition < self.filter_partitions()).then_some(partition)
     }
 
     /// The filter partitions that may hold keys which start with `prefix`, mostly one: the SST may have such keys only

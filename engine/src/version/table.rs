@@ -27,10 +27,7 @@ pub(crate) struct Table {
 impl Table {
     /// The part of an SST that lies in these key groups.
     pub(crate) fn new(meta: Arc<SstMeta>, file: Arc<SstFile>, groups: Range<u32>, page_bytes: usize) -> Rc<Self> {
-        let first = (groups.start as u16).to_be_bytes();
-        let end = (groups.end as u16).to_be_bytes();
-        let lower = if *meta.smallest < first[..] { first[..].into() } else { meta.smallest.clone() };
-        let upper = if *meta.largest > end[..] { end[..].into() } else { meta.largest.clone() };
+        let (lower, upper) = visible_bounds(&meta, &groups);
         Rc::new(Table {
             meta,
             file,
@@ -102,4 +99,13 @@ impl Table {
     pub(crate) fn set_busy(&self, busy: bool) {
         self.busy.set(busy);
     }
+}
+
+/// The bounds of what is visible of an SST in these key groups, both included.
+pub(super) fn visible_bounds(meta: &SstMeta, groups: &Range<u32>) -> (Box<[u8]>, Box<[u8]>) {
+    let first = (groups.start as u16).to_be_bytes();
+    let end = (groups.end as u16).to_be_bytes();
+    let lower = if *meta.smallest < first[..] { first[..].into() } else { meta.smallest.clone() };
+    let upper = if *meta.largest > end[..] { end[..].into() } else { meta.largest.clone() };
+    (lower, upper)
 }

@@ -53,7 +53,7 @@ use crossbeam_queue::SegQueue;
 use siltstone_io::{Buffer, BufferPool, Device, Handle, Placement, SharedDevice};
 
 use self::extents::ExtentMap;
-pub(crate) use self::probe::{Probe, probe, write_superblock};
+pub(crate) use self::probe::{Probe, damaged_copies, probe, write_superblock};
 pub(crate) use self::shared::SharedExtents;
 pub(crate) use self::sst::{SstFile, SstRegistry};
 pub(crate) use self::superblock::{SUPERBLOCK_BYTES, Superblock};

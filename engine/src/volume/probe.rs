@@ -3,8 +3,8 @@
 use siltstone_io::{Buffer, Device, Placement, WriteDurability};
 
 use super::superblock::{
-    AREA_BYTES, Defect, EXTENT_BYTES_MIN, Found, SUPERBLOCK_BYTES, Superblock, VERSION, copy_offset, judge,
-    was_never_finished,
+    AREA_BYTES, Defect, EXTENT_BYTES_MIN, Found, SUPERBLOCK_BYTES, Superblock, VERSION, copy_offset, defects_of_copies,
+    judge, was_never_finished,
 };
 use crate::{Error, Result};
 
@@ -32,12 +32,13 @@ pub(crate) async fn write_superblock(device: &Device, superblock: &Superblock) -
     Ok(())
 }
 
-/// Reads the newest superblock.
-///
-/// # Errors
-///
-/// `NotAVolume`, `Version`, or `Corruption` where the area holds copies of which none is whole.
-pub(crate) async fn probe(device: &Device) -> Result<Probe> {
+/// The copies of the superblock that are not whole, with their device offsets. For a volume that [`probe`] finds.
+pub(crate) async fn damaged_copies(device: &Device) -> Result<Vec<(u64, String)>> {
+    let area = read_area(device).await?;
+    Ok(defects_of_copies(&area).into_iter().map(|(copy, reason)| (copy_offset(copy), reason)).collect())
+}
+
+async fn read_area(device: &Device) -> Result<Vec<u8>> {
     let length = device.len_bytes().min(AREA_BYTES as u64) as usize / SUPERBLOCK_BYTES * SUPERBLOCK_BYTES;
     let mut area = vec![0; AREA_BYTES];
     if length > 0 {
@@ -45,6 +46,16 @@ pub(crate) async fn probe(device: &Device) -> Result<Probe> {
         result?;
         area[..length].copy_from_slice(&buffer[..length]);
     }
+    Ok(area)
+}
+
+/// Reads the newest superblock.
+///
+/// # Errors
+///
+/// `NotAVolume`, `Version`, or `Corruption` where the area holds copies of which none is whole.
+pub(crate) async fn probe(device: &Device) -> Result<Probe> {
+    let area = read_area(device).await?;
     let bytes = device.len_bytes();
     let (copies, found) = judge(&area);
     match found {

@@ -218,6 +218,15 @@ pub(super) fn copy_offset(copy: usize) -> u64 {
 }
 
 /// The newest whole copy, or else another version that at least two copies (so not one damaged field) agree on; and what is wrong with the others.
+pub(super) fn defects_of_copies(area: &[u8]) -> Vec<(usize, String)> {
+    let decoded = (0..COPIES).map(|copy| {
+        let offset = copy_offset(copy);
+        (copy, Superblock::decode(offset, &area[offset as usize..][..SUPERBLOCK_BYTES]))
+    });
+    decoded.filter_map(|(copy, result)| result.err().map(|defect| (copy, defect.reason()))).collect()
+}
+
+/// What the copies in this area say: the newest whole one, else a version that they agree on; and why the others do not count.
 pub(super) fn judge(area: &[u8]) -> (Vec<Defect>, Option<Found>) {
     let mut newest: Option<Superblock> = None;
     let mut defects = Vec::new();

@@ -1,0 +1,107 @@
+//! Looking at a volume that no engine has open: [`info`] tells what is in it, [`verify`] reads and checks all of it.
+//!
+//! Both open the volume for reading only and change nothing. A volume that an engine has open is refused: its owner changes it.
+
+mod info;
+mod verify;
+
+use std::path::Path;
+
+use siltstone_io::{Backend, Executor, ExecutorConfig, Handle, OpenMode, SharedDevice, SimClock, SimDisk};
+
+use crate::engine::Place;
+use crate::error::{Error, Result};
+use crate::manifest::FoundManifest;
+use crate::types::ShardId;
+use crate::volume::{Probe, Superblock, Volume, VolumeParts, probe};
+
+pub use info::{KeyspaceInfo, LevelInfo, VolumeInfo};
+pub use verify::{Problem, VerifyReport};
+
+/// What is in a volume, from its superblock and manifests: a few reads.
+pub fn info(path: impl AsRef<Path>) -> Result<VolumeInfo> {
+    info_of(&Place::Path(path.as_ref().to_path_buf()))
+}
+
+/// Reads every block of a volume and checks every checksum and invariant: superblock copies, root pages, manifests, logs, and of every
+/// SST the footer, directory, index, filters and data (order, bounds, counts, that each key is in its filter). `progress` is called
+/// with the bytes read so far and the bytes there are.
+///
+/// # Errors
+/// Only what keeps it from looking at all. Damage is listed in the report.
+pub fn verify(path: impl AsRef<Path>, progress: impl FnMut(u64, u64)) -> Result<VerifyReport> {
+    verify_of(&Place::Path(path.as_ref().to_path_buf()), progress)
+}
+
+/// [`info`] of a volume on a simulated disk.
+pub fn info_simulated(disk: &SimDisk, clock: &SimClock) -> Result<VolumeInfo> {
+    info_of(&Place::Simulated(disk.clone(), clock.clone()))
+}
+
+/// [`verify`] of a volume on a simulated disk.
+pub fn verify_simulated(disk: &SimDisk, clock: &SimClock) -> Result<VerifyReport> {
+    verify_of(&Place::Simulated(disk.clone(), clock.clone()), |_, _| ())
+}
+
+fn info_of(place: &Place) -> Result<VolumeInfo> {
+    on_executor(place, async |device, handle| {
+        let view = View::open(device, handle).await?;
+        let manifests = view.manifests().await?;
+        Ok(info::collect(&view, &manifests))
+    })
+}
+
+fn verify_of(place: &Place, mut progress: impl FnMut(u64, u64)) -> Result<VerifyReport> {
+    on_executor(place, async |device, handle| {
+        let view = View::open(device, handle).await?;
+        verify::run(&view, &mut progress).await
+    })
+}
+
+fn on_executor<T>(place: &Place, work: impl AsyncFnOnce(SharedDevice, Handle) -> Result<T>) -> Result<T> {
+    let (device, backend) = match place {
+        Place::Path(_) => {
+            let path = place.path();
+            if !path.exists() {
+                return Err(Error::NotFound(format!("there is no volume at {}", path.display())));
+            }
+            (SharedDevice::open_file(&path, OpenMode::ReadOnly)?, Backend::Ring)
+        }
+        Place::Simulated(disk, clock) => (SharedDevice::simulated(disk.clone()), Backend::Simulated(clock.clone())),
+    };
+    let mut executor = Executor::new(ExecutorConfig { name: "inspect".into(), ..ExecutorConfig::default() }, backend)?;
+    let handle = executor.handle();
+    executor.block_on(work(device, handle))
+}
+
+/// A volume open for looking.
+struct View {
+    superblock: Superblock,
+    volume: Volume,
+}
+
+impl View {
+    async fn open(shared: SharedDevice, handle: Handle) -> Result<Self> {
+        let device = handle.attach(&shared)?;
+        let superblock = match probe(&device).await? {
+            Probe::Volume(superblock) if !superblock.roots.is_empty() => superblock,
+            Probe::Volume(_) | Probe::Blank => {
+                return Err(Error::NotAVolume {
+                    path: device.path().to_path_buf(),
+                    reason: "it is empty, or its creation was cut short".into(),
+                });
+            }
+        };
+        let parts = VolumeParts::new(shared, &superblock, 0)?;
+        let volume = Volume::new(parts, device, handle, None);
+        Ok(View { superblock, volume })
+    }
+
+    async fn manifests(&self) -> Result<Vec<FoundManifest>> {
+        let mut manifests = Vec::new();
+        for (shard, root) in self.superblock.roots.iter().enumerate() {
+            manifests.push(FoundManifest::read(&self.volume, ShardId(shard as u16), *root).await?);
+        }
+        Ok(manifests)
+    }
+}
