@@ -42,11 +42,6 @@ impl EncodeBuf {
         self.0.extend_from_slice(bytes);
     }
 
-    /// Keeps the first `len` bytes.
-    pub(crate) fn truncate(&mut self, len: usize) {
-        self.0.truncate(len);
-    }
-
     /// Replaces the bytes from `at` on by as many others.
     #[inline]
     pub(crate) fn overwrite(&mut self, at: usize, bytes: &[u8]) {

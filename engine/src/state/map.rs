@@ -36,7 +36,7 @@ const CLEAR_BATCH_ENTRIES: usize = 256;
 /// ```
 pub struct MapState<K, MK, MV, C = Postcard> {
     keyspace: Keyspace,
-    types: PhantomData<fn() -> (K, MK, MV, C)>,
+    types: Types<(K, MK, MV, C)>,
 }
 
 impl<K: KeyCodec, MK: KeyCodec, MV, C: Codec<MV>> MapState<K, MK, MV, C> {
@@ -126,7 +126,7 @@ fn entry_key<K: KeyCodec, MK: KeyCodec>(key: &K, map_key: &MK) -> Result<EncodeB
 /// The entries of one key's map, as of the call that made it.
 pub struct MapIter<MK, MV, C = Postcard> {
     scan: Scan,
-    types: PhantomData<fn() -> (MK, MV, C)>,
+    types: Types<(MK, MV, C)>,
 }
 
 impl<MK: KeyCodec, MV, C: Codec<MV>> MapIter<MK, MV, C> {
@@ -141,7 +141,7 @@ impl<MK: KeyCodec, MV, C: Codec<MV>> MapIter<MK, MV, C> {
 /// The entries of all maps of a [`MapState`] on one shard, as of the call that made it.
 pub struct MapEntries<K, MK, MV, C = Postcard> {
     scan: Scan,
-    types: PhantomData<fn() -> (K, MK, MV, C)>,
+    types: Types<(K, MK, MV, C)>,
 }
 
 impl<K: KeyCodec, MK: KeyCodec, MV, C: Codec<MV>> MapEntries<K, MK, MV, C> {

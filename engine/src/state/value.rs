@@ -37,7 +37,7 @@ use crate::{Keyspace, LocalShard, Partition, Result, Scan, ScanRange};
 /// ```
 pub struct ValueState<K, V, C = Postcard> {
     keyspace: Keyspace,
-    types: PhantomData<fn() -> (K, V, C)>,
+    types: Types<(K, V, C)>,
 }
 
 impl<K: KeyCodec, V, C: Codec<V>> ValueState<K, V, C> {
@@ -80,7 +80,7 @@ impl<K: KeyCodec, V, C: Codec<V>> ValueState<K, V, C> {
 /// The entries of a [`ValueState`] on one shard, as of the call that made it.
 pub struct ValueEntries<K, V, C = Postcard> {
     scan: Scan,
-    types: PhantomData<fn() -> (K, V, C)>,
+    types: Types<(K, V, C)>,
 }
 
 impl<K: KeyCodec, V, C: Codec<V>> ValueEntries<K, V, C> {

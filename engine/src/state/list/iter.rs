@@ -16,7 +16,7 @@ pub struct ListIter<T, C = Postcard> {
     head: Option<(ValueRef, Head)>,
     /// The elements of the current chunk, newest first.
     current: Vec<T>,
-    codec: PhantomData<fn() -> C>,
+    codec: Types<C>,
 }
 
 impl<T, C: Codec<T>> ListIter<T, C> {

@@ -50,7 +50,7 @@ const CHUNK_BYTES: usize = 1024;
 /// ```
 pub struct ListState<K, T, C = Postcard> {
     keyspace: Keyspace,
-    types: PhantomData<fn() -> (K, T, C)>,
+    types: Types<(K, T, C)>,
 }
 
 impl<K: KeyCodec, T, C: Codec<T>> ListState<K, T, C> {

@@ -51,7 +51,7 @@ use heads::{Changes, Heads, Known, REFILL_TIMERS, Timer};
 /// ```
 pub struct Timers<K> {
     keyspace: Keyspace,
-    types: PhantomData<fn() -> K>,
+    types: Types<K>,
 }
 
 impl<K: KeyCodec> Timers<K> {
