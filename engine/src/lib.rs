@@ -12,6 +12,7 @@ mod manifest;
 mod memtable;
 mod read;
 mod shard;
+pub mod state;
 mod table;
 mod types;
 mod version;

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_executor::block_on;
 use futures_util::FutureExt;
 use hdrhistogram::Histogram;
 use siltstone::state::partition_of;
@@ -51,7 +50,7 @@ pub(crate) struct Run {
 struct InFlight {
     time_ms: i64,
     sent: Instant,
-    reply: Reply<(Effects, String, Instant)>,
+    reply: Reply<StoreResult<(Effects, String, Instant)>>,
 }
 
 impl Run {
@@ -103,7 +102,7 @@ impl Run {
         self.finish()?;
         progress.finish();
 
-        let stats = block_on(self.engine.stats())?;
+        let stats = self.engine.block_on(self.engine.stats())?;
         self.engine.close_blocking()?;
         let outputs = self.position.outputs;
         Ok(Summary {
@@ -113,7 +112,7 @@ impl Run {
             skipped_total: self.position.source.skipped,
             latency_ns: self.latency_ns,
             checkpoints: self.checkpoints,
-            bytes_written: stats.bytes_written,
+            bytes_written: stats.device_bytes_written,
             cache_hits: stats.cache_hits,
             cache_misses: stats.cache_misses,
             output_dir: output_dir.to_path_buf(),
@@ -160,7 +159,7 @@ impl Run {
     /// Awaits the oldest event in flight and writes its effects.
     fn write_oldest(&mut self) -> Result<(), JobError> {
         let Some(InFlight { time_ms, sent, reply }) = self.in_flight.pop_front() else { return Ok(()) };
-        let (effects, tailnum, done) = block_on(reply)?;
+        let (effects, tailnum, done) = self.engine.block_on(reply)??;
         self.latency_ns.saturating_record((done - sent).as_nanos() as u64);
         if let Some(alert) = effects.alert {
             self.outputs.alerts.write((format_time(time_ms), &tailnum, alert.delays, alert.arr_delay_sum))?;
@@ -182,10 +181,14 @@ impl Run {
     fn fire(&mut self, until_ms: i64) -> Result<(), JobError> {
         self.drain()?;
         let states = Arc::clone(&self.states);
-        let fired = block_on(self.engine.on_each_shard(move |shard| {
-            let states = Arc::clone(&states);
-            async move { states.fire(&shard, until_ms).await }
-        }))?;
+        let fired = self
+            .engine
+            .block_on(self.engine.on_each_shard(move |shard| {
+                let states = Arc::clone(&states);
+                async move { states.fire(&shard, until_ms).await }
+            }))?
+            .into_iter()
+            .collect::<StoreResult<Vec<_>>>()?;
         self.next_due_ms = fired.iter().filter_map(|(_, next_due_ms)| *next_due_ms).min();
         let mut windows: Vec<_> = fired.into_iter().flat_map(|(windows, _)| windows).collect();
         windows.sort_unstable_by(|a, b| (a.end_ms, &a.tailnum).cmp(&(b.end_ms, &b.tailnum)));
@@ -222,7 +225,7 @@ impl Run {
 
     fn await_checkpoint(&mut self) -> Result<(), JobError> {
         if let Some((begun, reply)) = self.pending.take() {
-            block_on(reply)?;
+            self.engine.block_on(reply)?;
             self.checkpoints.push(clock::now() - begun);
         }
         Ok(())
@@ -233,10 +236,14 @@ impl Run {
         self.fire(i64::MAX)?;
         if let Some(watermark_ms) = self.position.watermark_ms {
             let states = Arc::clone(&self.states);
-            let routes = block_on(self.engine.on_each_shard(move |shard| {
-                let states = Arc::clone(&states);
-                async move { states.routes(&shard, watermark_ms).await }
-            }))?;
+            let routes = self
+                .engine
+                .block_on(self.engine.on_each_shard(move |shard| {
+                    let states = Arc::clone(&states);
+                    async move { states.routes(&shard, watermark_ms).await }
+                }))?
+                .into_iter()
+                .collect::<StoreResult<Vec<_>>>()?;
             let mut routes: Vec<_> = routes.into_iter().flatten().collect();
             routes.sort_unstable_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
             for (tailnum, dest, route) in routes {

@@ -151,7 +151,7 @@ impl States {
 
     /// The shard's routes that are live at a time.
     pub(crate) async fn routes(&self, shard: &LocalShard, time_ms: i64) -> Result<Vec<(String, String, Route)>> {
-        let mut entries = self.routes.entries(&shard.at(time_ms as u64));
+        let mut entries = self.routes.entries(&shard.at(time_ms as u64))?;
         let mut routes = Vec::new();
         while let Some(route) = entries.next().await? {
             routes.push(route);

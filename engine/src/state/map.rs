@@ -7,6 +7,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use super::Types;
 use super::buf::EncodeBuf;
 use super::codec::{Codec, Postcard};
 use super::descriptor::{Expires, State, sealed};
@@ -92,27 +93,28 @@ impl<K: KeyCodec, MK: KeyCodec, MV, C: Codec<MV>> MapState<K, MK, MV, C> {
     /// Removes all entries of the key's map. Large maps go in several atomic batches, in order.
     pub async fn clear(&self, shard: &LocalShard, key: &K) -> Result<()> {
         let mut scan = self.scan(shard, key)?;
+        let mut batch = WriteBatch::new();
         loop {
-            let mut batch = WriteBatch::new();
+            batch.clear();
             while batch.len() < CLEAR_BATCH_ENTRIES
                 && let Some(entry) = scan.next().await?
             {
-                batch = batch.delete(&self.keyspace, entry.key);
+                batch.delete(&self.keyspace, entry.key);
             }
             if batch.is_empty() {
                 return Ok(());
             }
-            shard.write(batch).await?;
+            shard.write(&batch).await?;
         }
     }
 
     /// All entries of all maps of the shard; those of one key together, in order of their map keys.
-    pub fn entries(&self, shard: &LocalShard) -> MapEntries<K, MK, MV, C> {
-        MapEntries { scan: shard.scan(&self.keyspace, ScanRange::all()), types: PhantomData }
+    pub fn entries(&self, shard: &LocalShard) -> Result<MapEntries<K, MK, MV, C>> {
+        Ok(MapEntries { scan: shard.scan(&self.keyspace, ScanRange::all())?, types: PhantomData })
     }
 
     fn scan(&self, shard: &LocalShard, key: &K) -> Result<Scan> {
-        Ok(shard.scan(&self.keyspace, ScanRange::prefix(&prefixed(key)?)))
+        shard.scan(&self.keyspace, ScanRange::prefix(&prefixed(key)?[..]))
     }
 }
 

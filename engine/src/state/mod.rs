@@ -33,7 +33,7 @@
 //!         last_seen.set(&shard, &plane, &1_357_035_300_000).await?;
 //!         delays.push_bounded(&shard, &plane, &11, 100).await
 //!     })
-//!     .await
+//!     .await?
 //! # }
 //! ```
 
@@ -58,6 +58,9 @@ pub use reducing::{Aggregate, AggregatingState, Reduce, ReducingState};
 pub use stored::partition_of;
 pub use timers::Timers;
 pub use value::{ValueEntries, ValueState};
+
+/// Types that a state is for but holds no values of; it may cross threads whatever they are.
+type Types<T> = std::marker::PhantomData<fn() -> T>;
 
 #[cfg(test)]
 mod tests;

@@ -79,7 +79,7 @@ impl<K: KeyCodec, V, R: Reduce<V>, C: Codec<V>> ReducingState<K, V, R, C> {
     }
 
     /// All keys of the shard and their values, in order of (key group, key).
-    pub fn entries(&self, shard: &LocalShard) -> ValueEntries<K, V, C> {
+    pub fn entries(&self, shard: &LocalShard) -> Result<ValueEntries<K, V, C>> {
         self.values.entries(shard)
     }
 }

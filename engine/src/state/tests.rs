@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 
-use futures_executor::block_on;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tempfile::TempDir;
@@ -29,7 +28,7 @@ where
     F: FnOnce(LocalShard) -> Fut + Send + 'static,
     Fut: Future<Output = Result<T>> + 'static,
 {
-    block_on(engine.on_shard(&partition_of(key), operator)).unwrap()
+    engine.block_on(engine.on_shard(&partition_of(key), operator)).unwrap().unwrap()
 }
 
 #[test]
@@ -52,17 +51,21 @@ fn value_is_what_was_set_last() {
             Ok(())
         });
     }
-    let entries = block_on(engine.on_each_shard(move |shard| {
-        let state = state.clone();
-        async move {
-            let (mut scan, mut all) = (state.entries(&shard), Vec::new());
-            while let Some(entry) = scan.next().await? {
-                all.push(entry);
+    let entries = engine
+        .block_on(engine.on_each_shard(move |shard| {
+            let state = state.clone();
+            async move {
+                let (mut scan, mut all) = (state.entries(&shard)?, Vec::new());
+                while let Some(entry) = scan.next().await? {
+                    all.push(entry);
+                }
+                Ok(all)
             }
-            Ok(all)
-        }
-    }))
-    .unwrap();
+        }))
+        .unwrap()
+        .into_iter()
+        .collect::<Result<Vec<_>>>()
+        .unwrap();
     assert!(entries.iter().all(|entries| !entries.is_empty()));
     let found: BTreeMap<u32, String> = entries.into_iter().flatten().collect();
     let expected = (0..100).filter(|key| key % 3 != 0).map(|key| (key, format!("first, then {key}"))).collect();
@@ -210,20 +213,21 @@ fn maps_equal_the_model() {
         })
         .unwrap();
     (0..4).for_each(check);
-    let found: BTreeSet<(u8, i16, u32)> = block_on(engine.on_each_shard(move |shard| {
-        let state = state.clone();
-        async move {
-            let (mut scan, mut all) = (state.entries(&shard), Vec::new());
-            while let Some(entry) = scan.next().await? {
-                all.push(entry);
+    let found: BTreeSet<(u8, i16, u32)> = engine
+        .block_on(engine.on_each_shard(move |shard| {
+            let state = state.clone();
+            async move {
+                let (mut scan, mut all) = (state.entries(&shard)?, Vec::new());
+                while let Some(entry) = scan.next().await? {
+                    all.push(entry);
+                }
+                Ok::<_, Error>(all)
             }
-            Ok(all)
-        }
-    }))
-    .unwrap()
-    .into_iter()
-    .flatten()
-    .collect();
+        }))
+        .unwrap()
+        .into_iter()
+        .flat_map(|entries| entries.unwrap())
+        .collect();
     let model = model.into_inner();
     let expected =
         model.iter().flat_map(|(key, map)| map.iter().map(|(map_key, value)| (*key, *map_key, *value))).collect();
@@ -516,10 +520,10 @@ fn timers_that_cross_are_neither_lost_nor_doubled() {
     }
     let mut fired = Vec::new();
     for write in writes {
-        block_on(write).unwrap();
+        engine.block_on(write).unwrap().unwrap();
     }
     for fire in fires {
-        fired.extend(block_on(fire).unwrap());
+        fired.extend(engine.block_on(fire).unwrap().unwrap());
     }
     let rest = run(&engine, &0u64, move |shard| async move {
         let mut rest = Vec::new();

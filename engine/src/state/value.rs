@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use super::Types;
 use super::buf::EncodeBuf;
 use super::codec::{Codec, Postcard};
 use super::descriptor::{Expires, State, sealed};
@@ -30,7 +31,7 @@ use crate::{Keyspace, LocalShard, Partition, Result, Scan, ScanRange};
 ///         visits.set(&shard, &user, &count).await?;
 ///         Ok(count)
 ///     })
-///     .await?;
+///     .await??;
 /// assert!(count > 0);
 /// # Ok(())
 /// # }
@@ -72,8 +73,8 @@ impl<K: KeyCodec, V, C: Codec<V>> ValueState<K, V, C> {
     }
 
     /// All keys of the shard and their values, in order of (key group, key).
-    pub fn entries(&self, shard: &LocalShard) -> ValueEntries<K, V, C> {
-        ValueEntries { scan: shard.scan(&self.keyspace, ScanRange::all()), types: PhantomData }
+    pub fn entries(&self, shard: &LocalShard) -> Result<ValueEntries<K, V, C>> {
+        Ok(ValueEntries { scan: shard.scan(&self.keyspace, ScanRange::all())?, types: PhantomData })
     }
 }
 

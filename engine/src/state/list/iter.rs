@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use super::super::Types;
 use super::super::codec::{Codec, Postcard};
 use super::chunk_index;
 use super::layout::{Elements, Head, decode_chunk};

@@ -21,6 +21,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Bound;
 
+use super::Types;
 use super::buf::EncodeBuf;
 use super::codec::{Codec, Postcard};
 use super::descriptor::{Expires, State, sealed};
@@ -71,9 +72,9 @@ impl<K: KeyCodec, T, C: Codec<T>> ListState<K, T, C> {
         };
         let mut batch = WriteBatch::new();
         let surplus = (head.len() + 1).saturating_sub(keep.max(1));
-        batch = self.drop_front(shard, &prefix, &mut head, &mut tail, surplus, batch).await?;
+        self.drop_front(shard, &prefix, &mut head, &mut tail, surplus, &mut batch).await?;
         if tail.len() > 0 && tail.as_bytes().len() + encoded.len() > CHUNK_BYTES {
-            batch = self.spill(&prefix, &mut head, tail, batch);
+            self.spill(&prefix, &mut head, tail, &mut batch);
             tail = Elements::EMPTY;
         }
         head.count += 1;
@@ -84,7 +85,8 @@ impl<K: KeyCodec, T, C: Codec<T>> ListState<K, T, C> {
         if batch.is_empty() {
             return shard.put(&self.keyspace, &prefix, &record).await;
         }
-        shard.write(batch.put(&self.keyspace, &prefix, &record)).await
+        batch.put(&self.keyspace, &prefix, &record);
+        shard.write(&batch).await
     }
 
     /// Removes elements from the front until at most the newest `keep` are left.
@@ -96,8 +98,10 @@ impl<K: KeyCodec, T, C: Codec<T>> ListState<K, T, C> {
         if surplus == 0 {
             return Ok(());
         }
-        let batch = self.drop_front(shard, &prefix, &mut head, &mut tail, surplus, WriteBatch::new()).await?;
-        shard.write(self.put_head(&prefix, head, tail, batch)).await
+        let mut batch = WriteBatch::new();
+        self.drop_front(shard, &prefix, &mut head, &mut tail, surplus, &mut batch).await?;
+        self.put_head(&prefix, head, tail, &mut batch);
+        shard.write(&batch).await
     }
 
     /// Removes and returns the first element; `None` where the list is empty.
@@ -108,7 +112,7 @@ impl<K: KeyCodec, T, C: Codec<T>> ListState<K, T, C> {
         let mut batch = WriteBatch::new();
         let mut element = None;
         if head.spilled > 0 {
-            let mut scan = self.chunks(shard, &prefix, &head);
+            let mut scan = self.chunks(shard, &prefix, &head)?;
             if let Some(entry) = scan.next().await? {
                 let start = chunk_index(entry.key)?;
                 let mut elements = decode_chunk(entry.value)?;
@@ -118,19 +122,20 @@ impl<K: KeyCodec, T, C: Codec<T>> ListState<K, T, C> {
                 element = Some(C::decode(first.ok_or_else(|| counts_differ(&head))?)?);
                 // Everything before the element just taken goes, expired chunks included.
                 let surplus = start.saturating_sub(head.base) + skip + 1 - head.skip;
-                batch = self.drop_front(shard, &prefix, &mut head, &mut tail, surplus, batch).await?;
+                self.drop_front(shard, &prefix, &mut head, &mut tail, surplus, &mut batch).await?;
             } else {
                 let expired = head.spilled - head.skip;
-                batch = self.drop_front(shard, &prefix, &mut head, &mut tail, expired, batch).await?;
+                self.drop_front(shard, &prefix, &mut head, &mut tail, expired, &mut batch).await?;
             }
         }
         if element.is_none()
             && let Some(first) = { tail }.next()?
         {
             element = Some(C::decode(first)?);
-            batch = self.drop_front(shard, &prefix, &mut head, &mut tail, 1, batch).await?;
+            self.drop_front(shard, &prefix, &mut head, &mut tail, 1, &mut batch).await?;
         }
-        shard.write(self.put_head(&prefix, head, tail, batch)).await?;
+        self.put_head(&prefix, head, tail, &mut batch);
+        shard.write(&batch).await?;
         Ok(element)
     }
 
@@ -143,7 +148,7 @@ impl<K: KeyCodec, T, C: Codec<T>> ListState<K, T, C> {
             return Ok(head.len());
         }
         let mut len = head.count;
-        let mut scan = self.chunks(shard, &prefix, &head);
+        let mut scan = self.chunks(shard, &prefix, &head)?;
         while let Some(entry) = scan.next().await? {
             let skip = if chunk_index(entry.key)? == head.base { head.skip } else { 0 };
             len += decode_chunk(entry.value)?.len().saturating_sub(skip);
@@ -163,7 +168,7 @@ impl<K: KeyCodec, T, C: Codec<T>> ListState<K, T, C> {
         let Some(stored) = shard.get(&self.keyspace, &prefix).await? else { return Ok(acc) };
         let (head, mut tail) = Head::decode(&stored)?;
         if head.spilled > 0 {
-            let mut scan = self.chunks(shard, &prefix, &head);
+            let mut scan = self.chunks(shard, &prefix, &head)?;
             while let Some(entry) = scan.next().await? {
                 let mut elements = decode_chunk(entry.value)?;
                 if chunk_index(entry.key)? == head.base {
@@ -194,7 +199,7 @@ impl<K: KeyCodec, T, C: Codec<T>> ListState<K, T, C> {
         let prefix = prefixed(key)?;
         let Some(stored) = shard.get(&self.keyspace, &prefix).await? else { return Ok(ListIter::empty()) };
         let (head, _) = Head::decode(&stored)?;
-        let chunks = (head.spilled > 0).then(|| self.chunks(shard, &prefix, &head));
+        let chunks = if head.spilled > 0 { Some(self.chunks(shard, &prefix, &head)?) } else { None };
         Ok(ListIter::new(chunks, stored, head))
     }
 
@@ -211,16 +216,16 @@ impl<K: KeyCodec, T, C: Codec<T>> ListState<K, T, C> {
         head: &mut Head,
         tail: &mut Elements<'_>,
         mut surplus: u64,
-        mut batch: WriteBatch,
-    ) -> Result<WriteBatch> {
+        batch: &mut WriteBatch,
+    ) -> Result<()> {
         while surplus > 0 && head.spilled > 0 {
             let in_front = head.front - head.skip;
             if surplus < in_front {
                 head.skip += surplus;
-                return Ok(batch);
+                return Ok(());
             }
             surplus -= in_front;
-            batch = batch.delete(&self.keyspace, &chunk_key(prefix, head.base));
+            batch.delete(&self.keyspace, &chunk_key(prefix, head.base));
             head.base += head.front;
             head.spilled -= head.front;
             (head.skip, head.front) = (0, 0);
@@ -233,12 +238,12 @@ impl<K: KeyCodec, T, C: Codec<T>> ListState<K, T, C> {
         tail.skip(from_tail)?;
         head.count -= from_tail;
         head.base += from_tail;
-        Ok(batch)
+        Ok(())
     }
 
     /// Makes the first chunk that is there the front chunk; returns how many indices of expired chunks were passed over.
     async fn find_front(&self, shard: &LocalShard, prefix: &[u8], head: &mut Head) -> Result<u64> {
-        let mut scan = self.chunks(shard, prefix, head);
+        let mut scan = self.chunks(shard, prefix, head)?;
         let (start, front) = match scan.next().await? {
             Some(entry) => (chunk_index(entry.key)?, decode_chunk(entry.value)?.len()),
             None => (head.tail_start(), 0),
@@ -254,34 +259,34 @@ impl<K: KeyCodec, T, C: Codec<T>> ListState<K, T, C> {
     }
 
     /// Makes the tail a chunk.
-    fn spill(&self, prefix: &[u8], head: &mut Head, tail: Elements<'_>, batch: WriteBatch) -> WriteBatch {
+    fn spill(&self, prefix: &[u8], head: &mut Head, tail: Elements<'_>, batch: &mut WriteBatch) {
         let mut record = EncodeBuf::new();
         encode_chunk(head.count, &mut record);
         record.extend_from_slice(tail.as_bytes());
-        let batch = batch.put(&self.keyspace, &chunk_key(prefix, head.tail_start()), &record);
+        batch.put(&self.keyspace, &chunk_key(prefix, head.tail_start()), &record);
         if head.spilled == 0 {
             head.front = head.count;
         }
         head.spilled += head.count;
         head.count = 0;
-        batch
     }
 
-    fn put_head(&self, prefix: &[u8], head: Head, tail: Elements<'_>, batch: WriteBatch) -> WriteBatch {
+    fn put_head(&self, prefix: &[u8], head: Head, tail: Elements<'_>, batch: &mut WriteBatch) {
         if head.len() == 0 {
-            return batch.delete(&self.keyspace, prefix);
+            batch.delete(&self.keyspace, prefix);
+            return;
         }
         let mut record = EncodeBuf::new();
         head.encode(&mut record);
         record.extend_from_slice(tail.as_bytes());
-        batch.put(&self.keyspace, prefix, &record)
+        batch.put(&self.keyspace, prefix, &record);
     }
 
     /// The spilled chunks, in order.
-    fn chunks(&self, shard: &LocalShard, prefix: &[u8], head: &Head) -> Scan {
+    fn chunks(&self, shard: &LocalShard, prefix: &[u8], head: &Head) -> Result<Scan> {
         let lower = Bound::Included(chunk_key(prefix, head.base).to_vec());
         let upper = Bound::Excluded(chunk_key(prefix, head.tail_start()).to_vec());
-        shard.scan(&self.keyspace, ScanRange::range((lower, upper)).group(self.keyspace.group_of(prefix)))
+        shard.scan(&self.keyspace, ScanRange::range(lower, upper).group(self.keyspace.group_of(prefix)))
     }
 
     fn expires(&self) -> bool {

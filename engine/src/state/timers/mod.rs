@@ -26,6 +26,7 @@ use std::rc::Rc;
 
 use futures_util::lock::{Mutex, MutexGuard};
 
+use super::Types;
 use super::descriptor::{State, sealed};
 use super::key::KeyCodec;
 use super::stored::{split_timer, timer};
@@ -112,7 +113,7 @@ impl<K: KeyCodec> Timers<K> {
                 Known::UpTo(bound) => Bound::Excluded(bound.to_vec()),
                 Known::Nothing | Known::All => Bound::Unbounded,
             };
-            let mut scan = shard.scan(&self.keyspace, ScanRange::range((from, Bound::Unbounded)).group(group));
+            let mut scan = shard.scan(&self.keyspace, ScanRange::range(from, Bound::Unbounded).group(group))?;
             let mut timers: Vec<Timer> = Vec::new();
             let mut last = false;
             while timers.len() < REFILL_TIMERS && !last {
