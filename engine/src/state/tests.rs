@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -438,7 +439,7 @@ fn timers_fire_in_order_of_time_and_key() {
     let dir = TempDir::new().unwrap();
     let descriptor = Descriptor::<Timers<u16>>::new("timers");
     let open =
-        || Engine::open(options(&dir).durability(Durability::Sync).shards(1).key_groups(8).state(&descriptor)).unwrap();
+        || Engine::open(options(&dir).durability(Durability::Interval(Duration::from_millis(5))).shards(1).key_groups(8).state(&descriptor)).unwrap();
     let engine = RefCell::new(Some(open()));
     let model: RefCell<BTreeSet<(i64, u16)>> = RefCell::default();
     let step = prop_oneof![
