@@ -1,3 +1,62 @@
-//! The `siltstone` command.
+//! The `siltstone` command: runs the example job and looks into volumes.
 
-fn main() {}
+mod clock;
+mod job;
+mod size;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::job::FlightsArgs;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Siltstone, a storage engine for the state of stream operators.
+#[derive(Parser)]
+#[command(name = "siltstone", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a job whose state is in Siltstone.
+    #[command(subcommand)]
+    Job(Job),
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// A year of flights: windows, alerts, gaps and routes for each aircraft, exactly once.
+    Flights(FlightsArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    let result: Result<ExitCode, Box<dyn Error>> = match cli.command {
+        Command::Job(Job::Flights(args)) => job::run(&args).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+    };
+    result.unwrap_or_else(|error| {
+        report(&*error);
+        ExitCode::FAILURE
+    })
+}
+
+/// One line: the error and its causes.
+fn report(error: &(dyn Error + 'static)) {
+    let mut line = format!("siltstone: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    eprintln!("{line}");
+}

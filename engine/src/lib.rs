@@ -13,6 +13,7 @@ mod manifest;
 mod memtable;
 mod read;
 mod shard;
+pub mod state;
 mod table;
 mod types;
 mod version;

@@ -1,0 +1,215 @@
+//! Event-time timers, which fire in order of (time, key).
+//!
+//! A timer is an entry without a value whose key is the time and the key: registering one twice is the same entry twice. Each key group's
+//! timers are in time order in the store; the earliest of each group are in memory ([`heads`]), so that the earliest of the shard
+//! is known without a read. They are read when the first timer of the shard is asked for, and when a group's run out.
+//!
+//! Registering, deleting and firing each write to the store, and may wait for it, while other operators of the shard run. The steps of each:
+//!
+//! 1. note how often the timer's group has changed; a removal also takes the timer out of memory, which counts as a change;
+//! 2. write;
+//! 3. where another change came between that may have crossed this one, or the write failed, or its future was dropped: forget what is known
+//!    of the group, so that it is read again; else bring memory up to date.
+//!
+//! A refill, likewise, is thrown away and read again where its group changed while it read. Asking for and firing timers exclude each other
+//! by a lock, so that no refill runs while a timer that fires is still being removed.
+//!
+//! A crash leaves the store as it was written; nothing of the memory part is stored.
+
+mod heads;
+
+use std::cell::{RefCell, RefMut};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Bound;
+use std::rc::Rc;
+
+use futures_util::lock::{Mutex, MutexGuard};
+
+use super::Types;
+use super::descriptor::{State, sealed};
+use super::key::KeyCodec;
+use super::stored::{split_timer, timer};
+use crate::{KeyGroup, Keyspace, LocalShard, Partition, Result, ScanRange};
+use heads::{Changes, Heads, Known, REFILL_TIMERS, Timer};
+
+/// Event-time timers: at most one for each time and key.
+///
+/// Who owns the time, usually the source's watermark, asks each shard for the timers that are due, and acts on them.
+///
+/// ```no_run
+/// # use siltstone::state::{Descriptor, Timers};
+/// # use siltstone::{LocalShard, Result};
+/// let descriptor = Descriptor::<Timers<String>>::new("window-ends");
+///
+/// async fn fire(window_ends: &Timers<String>, shard: &LocalShard, watermark_ms: i64) -> Result<()> {
+///     while let Some((time_ms, user)) = window_ends.pop_due(shard, watermark_ms).await? {
+///         println!("the window of {user} ended at {time_ms}");
+///     }
+///     Ok(())
+/// }
+/// # let _ = (descriptor, fire);
+/// ```
+pub struct Timers<K> {
+    keyspace: Keyspace,
+    types: Types<K>,
+}
+
+impl<K: KeyCodec> Timers<K> {
+    /// Registers a timer for the key; nothing changes where there is one for that time. One write, no read.
+    pub async fn register(&self, shard: &LocalShard, time_ms: i64, key: &K) -> Result<()> {
+        let stored = timer(time_ms, key);
+        let service = self.service(shard);
+        let change = Change::insertion(&service, shard, self.keyspace.group_of(&stored));
+        shard.put(&self.keyspace, &stored, &[]).await?;
+        change.finish(|heads, group| heads.insert(group, &stored));
+        Ok(())
+    }
+
+    /// Deletes the key's timer for that time, if there is one.
+    pub async fn delete(&self, shard: &LocalShard, time_ms: i64, key: &K) -> Result<()> {
+        self.remove(shard, &self.service(shard), &timer(time_ms, key)).await
+    }
+
+    /// The time of the shard's earliest timer; `None` where there is none.
+    pub async fn next_due(&self, shard: &LocalShard) -> Result<Option<i64>> {
+        let service = self.service(shard);
+        let turn = service.turn.lock().await;
+        self.refill(shard, &service, &turn).await?;
+        let heads = service.heads(shard);
+        heads.first().map(|(stored, _)| split_timer(stored).map(|(time_ms, _)| time_ms)).transpose()
+    }
+
+    /// Removes and returns the shard's earliest timer with a time of at most `until_ms`, in order of (time, key's encoding).
+    pub async fn pop_due(&self, shard: &LocalShard, until_ms: i64) -> Result<Option<(i64, K)>> {
+        let service = self.service(shard);
+        let turn = service.turn.lock().await;
+        self.refill(shard, &service, &turn).await?;
+        let Some(stored) = service.heads(shard).first().map(|(stored, _)| Rc::clone(stored)) else { return Ok(None) };
+        let (time_ms, key) = split_timer(&stored)?;
+        if time_ms > until_ms {
+            return Ok(None);
+        }
+        let key = K::decode_key(key)?;
+        self.remove(shard, &service, &stored).await?;
+        Ok(Some((time_ms, key)))
+    }
+
+    async fn remove(&self, shard: &LocalShard, service: &Service, stored: &[u8]) -> Result<()> {
+        let group = self.keyspace.group_of(stored);
+        service.heads(shard).remove(group, stored);
+        let change = Change::removal(service, shard, group);
+        shard.delete(&self.keyspace, stored).await?;
+        change.finish(|heads, group| heads.remove(group, stored));
+        Ok(())
+    }
+
+    /// Reads the earliest timers of all groups that have none in memory.
+    async fn refill(&self, shard: &LocalShard, service: &Service, _turn: &MutexGuard<'_, ()>) -> Result<()> {
+        loop {
+            let Some((group, known)) = service.heads(shard).unfilled() else { return Ok(()) };
+            let changes = service.heads(shard).changes(group);
+            let from = match known {
+                Known::UpTo(bound) => Bound::Excluded(bound.to_vec()),
+                Known::Nothing | Known::All => Bound::Unbounded,
+            };
+            let mut scan = shard.scan(&self.keyspace, ScanRange::range(from, Bound::Unbounded).group(group))?;
+            let mut timers: Vec<Timer> = Vec::new();
+            let mut last = false;
+            while timers.len() < REFILL_TIMERS && !last {
+                match scan.next().await? {
+                    Some(entry) => timers.push(entry.key.into()),
+                    None => last = true,
+                }
+            }
+            let mut heads = service.heads(shard);
+            if heads.changes(group) == changes {
+                heads.fill(group, timers, last);
+            }
+        }
+    }
+
+    fn service(&self, shard: &LocalShard) -> Rc<Service> {
+        shard.extension::<Service>(&self.keyspace)
+    }
+}
+
+/// The part of a timer keyspace that is in a shard's memory.
+#[derive(Default)]
+struct Service {
+    heads: RefCell<Option<Heads>>,
+    turn: Mutex<()>,
+}
+
+impl Service {
+    fn heads(&self, shard: &LocalShard) -> RefMut<'_, Heads> {
+        RefMut::map(self.heads.borrow_mut(), |heads| heads.get_or_insert_with(|| Heads::new(shard.key_groups())))
+    }
+}
+
+/// A write to a group that is under way. Dropped before it has finished, it has the group read again.
+struct Change<'a> {
+    service: &'a Service,
+    shard: &'a LocalShard,
+    group: KeyGroup,
+    before: Changes,
+    removes: bool,
+    finished: bool,
+}
+
+impl<'a> Change<'a> {
+    fn insertion(service: &'a Service, shard: &'a LocalShard, group: KeyGroup) -> Self {
+        let before = service.heads(shard).changes(group);
+        Change { service, shard, group, before, removes: false, finished: false }
+    }
+
+    fn removal(service: &'a Service, shard: &'a LocalShard, group: KeyGroup) -> Self {
+        Change { removes: true, ..Change::insertion(service, shard, group) }
+    }
+
+    /// The write is done: brings memory up to date with it, or forgets the group where another change may have crossed it. Insertions do
+    /// not cross each other.
+    fn finish(mut self, apply: impl FnOnce(&mut Heads, KeyGroup)) {
+        self.finished = true;
+        let mut heads = self.service.heads(self.shard);
+        let now = heads.changes(self.group);
+        let crossed =
+            now.removals != self.before.removals || (self.removes && now.insertions != self.before.insertions);
+        if crossed {
+            heads.forget(self.group);
+        } else {
+            apply(&mut heads, self.group);
+        }
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.service.heads(self.shard).forget(self.group);
+        }
+    }
+}
+
+impl<K> sealed::Sealed for Timers<K> {}
+
+impl<K> State for Timers<K> {
+    type Function = ();
+    const PARTITION: Partition = Partition::After(size_of::<i64>() as u16);
+
+    fn from_keyspace(keyspace: Keyspace, (): ()) -> Self {
+        Timers { keyspace, types: PhantomData }
+    }
+}
+
+impl<K> Clone for Timers<K> {
+    fn clone(&self) -> Self {
+        Timers { keyspace: self.keyspace.clone(), types: PhantomData }
+    }
+}
+
+impl<K> fmt::Debug for Timers<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Timers").field(&self.keyspace.name()).finish()
+    }
+}
