@@ -28,4 +28,10 @@ pub use engine::{
 pub use error::{Corruption, Error, Result};
 pub use read::ValueRef;
 pub use shard::{Entry, LocalShard, Scan, ScanRange, ShardStats, Snapshot, WriteBatch};
+pub use siltstone_io::{Budget, IoError, SimClock, SimDisk, SimOptions, Turn};
 pub use types::{Epoch, KeyGroup, KeyspaceId, SeqNo, ShardId};
+
+/// The README's example, so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -86,6 +86,8 @@ pub(crate) struct Shard {
     pub(crate) gate: Arc<EpochGate>,
     /// Absent in a read-only engine. Held from the making of an edit to the installation of what it says.
     manifest: LocalMutex<Option<Manifest>>,
+    /// The manifest's state at the opening: what counts in a read-only engine.
+    found: ManifestState,
     /// The SSTs that the manifest refers to: in current versions and in checkpoints.
     files: RefCell<BTreeMap<SstId, Arc<SstFile>>>,
     /// Logs of earlier openings whose entries are in the oldest memtable; they are given back with it.
@@ -301,9 +303,12 @@ impl Shard {
         }
     }
 
-    /// Looks at the manifest's state; there is none in a read-only engine.
-    pub(crate) fn manifest_state<T>(&self, look: impl FnOnce(&ManifestState) -> T) -> Option<T> {
-        self.manifest.peek().as_ref().map(|manifest| look(&manifest.state()))
+    /// Looks at the manifest's state.
+    pub(crate) fn manifest_state<T>(&self, look: impl FnOnce(&ManifestState) -> T) -> T {
+        match self.manifest.peek() {
+            Some(manifest) => look(&manifest.state()),
+            None => look(&self.found),
+        }
     }
 
     /// A barrier has ended this epoch: its last memtable's flush completes a checkpoint.

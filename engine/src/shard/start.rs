@@ -130,6 +130,7 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
         blocks,
         gate: plan.gate,
         manifest: LocalMutex::new(manifest),
+        found: if plan.config.read_only { state.clone() } else { ManifestState::default() },
         files: RefCell::default(),
         replayed: RefCell::new(plan.logs),
         memtables: Memtables::new(plan.epoch, next_seq, slot),
