@@ -89,10 +89,10 @@ impl WalWriter {
     /// Gets the log room for a write before anything of it takes effect. Out of space is an error here.
     #[inline]
     pub(crate) async fn reserve(&self, bytes: usize) -> Result<()> {
+        // Not borrowed across the wait below: the commit task takes the buffer meanwhile.
+        let bytes = self.pending.borrow().len() + bytes;
         match &self.log {
-            Some(log) if !log.has_room(self.pending.borrow().len() + bytes) => {
-                log.reserve(self.pending.borrow().len() + bytes).await
-            }
+            Some(log) if !log.has_room(bytes) => log.reserve(bytes).await,
             _ => Ok(()),
         }
     }
