@@ -48,7 +48,12 @@ impl World {
         assert_eq!(restored, expected.map(|saved| (saved.name.clone(), saved.bytes.clone())));
         match landed {
             None => {}
-            Some(Some(saved)) => self.state = saved.state,
+            Some(Some(saved)) => {
+                self.state = saved.state;
+                let found = self.engine().keyspaces();
+                let created = saved.created_meanwhile.into_iter().filter(|(name, _)| found.contains(name));
+                self.state.extend(created);
+            }
             Some(None) => {
                 let emptied = |state: &mut State| state.values_mut().for_each(|space| space.cells.clear());
                 emptied(&mut self.state);

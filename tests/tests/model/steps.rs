@@ -3,7 +3,7 @@
 use futures_util::future::{FutureExt, join_all};
 use siltstone::{Error, KeyspaceOptions, Partition, WriteBatch};
 
-use crate::expected::Space;
+use crate::expected::{Space, State};
 use crate::world::{Held, Saved, Snapshots, World, assert_same};
 
 impl World {
@@ -230,7 +230,7 @@ impl World {
         let name = format!("checkpoint {}", self.random.below(6));
         let bytes = vec![7; self.random.below(40) as usize];
         let future = self.engine().checkpoint(&name, bytes.clone());
-        self.pending = Some((Saved { name, bytes, state: self.state.clone() }, Box::pin(future)));
+        self.pending = Some((Saved { name, bytes, state: self.state.clone(), created_meanwhile: State::new() }, Box::pin(future)));
         let busy = self.engine().checkpoint("too early", Vec::new()).now_or_never();
         assert!(matches!(busy, Some(Err(Error::Busy(_))) | None), "two checkpoints at a time");
     }
@@ -272,7 +272,12 @@ impl World {
         let partition = [Partition::WholeKey, Partition::Prefix(1), Partition::After(2)][self.random.below(3) as usize];
         self.must(self.engine().create_keyspace(&name, KeyspaceOptions::default().partition(partition)));
         let space = Space { partition, ttl_ms: None, cells: Default::default() };
-        self.state.entry(name).or_insert(space);
+        if !self.state.contains_key(&name) {
+            if let Some((saved, _)) = &mut self.pending {
+                saved.created_meanwhile.insert(name.clone(), space.clone());
+            }
+            self.state.insert(name, space);
+        }
         let found = self.engine().keyspaces();
         assert!(found.iter().eq(self.state.keys()), "{found:?}");
     }

@@ -60,6 +60,8 @@ pub(crate) struct Saved {
     pub(crate) name: String,
     pub(crate) bytes: Vec<u8>,
     pub(crate) state: State,
+    /// Keyspaces created while it was under way: they may be part of it, empty.
+    pub(crate) created_meanwhile: State,
 }
 
 /// A snapshot of one shard, kept there, and the state that it should show.
