@@ -117,6 +117,8 @@ impl Engine {
     }
 
     /// Creates a keyspace in all shards; durable when it resolves. One that exists is returned as it is.
+    ///
+    /// A checkpoint that is under way meanwhile may hold the keyspace, but empty.
     pub async fn create_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
         options.validate(name)?;
         if let Ok(keyspace) = self.keyspace(name) {

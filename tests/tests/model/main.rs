@@ -1,0 +1,35 @@
+//! The engine against sorted maps: random operations on all handle methods, snapshots held over them, checkpoints, reopening with other
+//! numbers of shards, on simulated disks and on real files. Memtables, tables and extents are so small that all levels fill.
+
+mod expected;
+mod operator;
+mod reopen;
+mod steps;
+mod world;
+
+use siltstone_tests::seeds;
+
+use world::{Place, World};
+
+#[test]
+fn model_on_a_simulated_disk() {
+    seeds::run("model_on_a_simulated_disk", 200, |seed| play(seed, Place::simulated(seed), 500));
+}
+
+#[test]
+fn model_on_a_file() {
+    seeds::run("model_on_a_file", 10, |seed| play(seed, Place::file(), 250));
+}
+
+#[test]
+fn model_under_a_baton() {
+    seeds::run("model_under_a_baton", 2, |seed| play(seed, Place::baton(), 250));
+}
+
+fn play(seed: u64, place: Place, steps: u32) {
+    let mut world = World::create(seed, place);
+    for _ in 0..steps {
+        world.step();
+    }
+    world.finish();
+}
