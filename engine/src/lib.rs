@@ -1,6 +1,6 @@
 //! Siltstone: an embedded storage engine for the state of latency-critical stream operators.
 
-#![warn(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cache;
 mod checkpoint;

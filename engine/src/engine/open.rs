@@ -350,7 +350,6 @@ impl Opening<'_> {
             memtable_bytes: self.options.memtable_bytes_per_shard(),
             table_bytes: self.options.table_bytes,
             key_groups,
-            shards: self.options.shards,
             read_only: self.options.read_only,
         }
     }

@@ -10,6 +10,7 @@ use crate::read::run::RunCursor;
 use crate::types::Trailer;
 
 /// One input of a merge.
+#[expect(clippy::large_enum_variant, reason = "there are few of them, and a step should not follow a pointer more")]
 pub(crate) enum Source {
     Memtable(MemCursor),
     Run(RunCursor),

@@ -66,7 +66,6 @@ pub(crate) struct ShardConfig {
     pub(crate) memtable_bytes: usize,
     pub(crate) table_bytes: usize,
     pub(crate) key_groups: u32,
-    pub(crate) shards: usize,
     pub(crate) read_only: bool,
 }
 

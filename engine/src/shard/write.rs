@@ -121,14 +121,11 @@ impl Shard {
         let mut encoder = logs.then(|| BatchEncoder::begin(&mut pending, base));
         for (index, write) in writes.enumerate() {
             let key = write.keyspace.stored_key(write.key);
-            let mut expiry = [0; 8];
-            let (kind, head) = match (write.value, self.expiry_ms(&write, time_ms)) {
+            let expires_at = self.expiry_ms(&write, time_ms).map(u64::to_le_bytes);
+            let (kind, head) = match (write.value, &expires_at) {
                 (None, _) => (Kind::Delete, &[][..]),
                 (Some(_), None) => (Kind::Put, &[][..]),
-                (Some(_), Some(expires_at_ms)) => {
-                    expiry = expires_at_ms.to_le_bytes();
-                    (Kind::PutExpiring, &expiry[..])
-                }
+                (Some(_), Some(bytes)) => (Kind::PutExpiring, &bytes[..]),
             };
             let value = [head, write.value.unwrap_or_default()];
             let seq = crate::types::SeqNo(base.0 + index as u64);

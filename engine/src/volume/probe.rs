@@ -2,11 +2,11 @@
 
 use siltstone_io::{Buffer, Device, Placement, WriteDurability};
 
-use super::superblock::{
-    AREA_BYTES, Defect, EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Found, SUPERBLOCK_BYTES, Superblock, VERSION, copy_offset, defects_of_copies,
-    judge, was_never_finished,
-};
 use super::bytes::is_zero;
+use super::superblock::{
+    AREA_BYTES, Defect, EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Found, SUPERBLOCK_BYTES, Superblock, VERSION, copy_offset,
+    defects_of_copies, judge, was_never_finished,
+};
 use crate::{Error, Result};
 
 /// How much is read at a time where a blank device is looked for; the area ends within the first piece.

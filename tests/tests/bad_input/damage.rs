@@ -188,9 +188,8 @@ fn damage_that_compaction_meets_makes_the_shard_read_only() {
 }
 
 fn put_some(engine: &Engine, keyspace: &siltstone::Keyspace) -> siltstone::Result<()> {
-    (FLUSHED..WRITTEN).try_for_each(|index| {
-        engine.put_blocking(keyspace, &crate::support::key(index), &crate::support::value(index))
-    })
+    (FLUSHED..WRITTEN)
+        .try_for_each(|index| engine.put_blocking(keyspace, &crate::support::key(index), &crate::support::value(index)))
 }
 
 /// A repaired file (here: the bytes as they were) is as good as before: nothing about damage is remembered.

@@ -11,15 +11,16 @@ use crate::support::{Volume, corruption, options, read};
 #[track_caller]
 fn refused(path: &Path) -> Vec<String> {
     let before = std::fs::read(path).unwrap();
-    let reasons = [options(path), options(path).create(false), options(path).read_only(true)].map(|options: Options| {
-        match Engine::open(options).err().expect("it is no volume") {
-            Error::NotAVolume { path: named, reason } => {
-                assert_eq!(named, path);
-                reason
+    let reasons =
+        [options(path), options(path).create(false), options(path).read_only(true)].map(|options: Options| {
+            match Engine::open(options).err().expect("it is no volume") {
+                Error::NotAVolume { path: named, reason } => {
+                    assert_eq!(named, path);
+                    reason
+                }
+                other => panic!("{other:?}"),
             }
-            other => panic!("{other:?}"),
-        }
-    });
+        });
     assert!(std::fs::read(path).unwrap() == before, "it has been changed");
     reasons.into()
 }
@@ -118,7 +119,10 @@ fn another_version_is_named() {
     volume.write(&bytes);
     for options in [volume.options(), volume.options().read_only(true)] {
         let error = Engine::open(options).err().unwrap();
-        assert!(matches!(&error, Error::Version { found: 7, supported: 1, path } if *path == volume.path()), "{error:?}");
+        assert!(
+            matches!(&error, Error::Version { found: 7, supported: 1, path } if *path == volume.path()),
+            "{error:?}"
+        );
         assert!(error.to_string().contains("use a build that knows it"));
     }
     assert!(volume.bytes() == bytes, "a volume of another version must not be touched");

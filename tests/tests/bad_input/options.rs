@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use siltstone::{
-    Durability, Engine, Error, KEY_BYTES_MAX, KeyspaceOptions, Options, Partition, Restore, SHARDS_MAX, TimeDomain, Ttl,
-    VALUE_BYTES_MAX, WriteBatch,
+    Durability, Engine, Error, KEY_BYTES_MAX, KeyspaceOptions, Options, Partition, Restore, SHARDS_MAX, TimeDomain,
+    Ttl, VALUE_BYTES_MAX, WriteBatch,
 };
 
 use crate::support::options;
