@@ -161,6 +161,13 @@ impl ShardDriver {
     }
 }
 
+impl Drop for ShardDriver {
+    fn drop(&mut self) {
+        // What operators keep there (snapshots) may hold the shard, and with it the device and its lock.
+        self.shard.drop_extensions();
+    }
+}
+
 impl Pump for ShardDriver {
     fn turn(&mut self, budget: &Budget) -> Turn {
         self.executor.turn(budget)
