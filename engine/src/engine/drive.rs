@@ -19,7 +19,7 @@ use siltstone_io::{
 };
 
 use crate::checkpoint::CheckpointInfo;
-use crate::engine::open::{Opened, backend, open_volume};
+use crate::engine::open::{Opened, backend, open_volume, power_lost};
 use crate::engine::options::Options;
 use crate::engine::{CONTROLS_CAPACITY, Engine, EngineShared, Keyspace, KeyspaceInfo, MAILBOX_CAPACITY, Port};
 use crate::error::{Error, Result};
@@ -92,7 +92,8 @@ impl ShardSeed {
         };
         let mut executor = Executor::new(config, self.backend)?;
         let handle = executor.handle();
-        let shard = executor.block_on(start(self.plan, handle.clone()))?;
+        let started = executor.try_block_on(start(self.plan, handle.clone()));
+        let shard = started.unwrap_or_else(|| Err(power_lost("recovering")))?;
         let ending = Rc::new(Ending::default());
         let (served, end) = (Rc::clone(&shard), Rc::clone(&ending));
         handle.spawn(Class::Foreground, async move {
@@ -163,6 +164,13 @@ impl ShardDriver {
                 self.executor.park(None);
             }
         }
+    }
+}
+
+impl Drop for ShardDriver {
+    fn drop(&mut self) {
+        // What operators keep there (snapshots) may hold the shard, and with it the device and its lock.
+        self.shard.drop_extensions();
     }
 }
 

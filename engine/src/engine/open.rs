@@ -49,7 +49,13 @@ pub(crate) fn open_volume(options: &Options) -> Result<Opened> {
     let config = ExecutorConfig { name: "open".into(), ..ExecutorConfig::default() };
     let mut executor = Executor::new(config, backend(&options.place))?;
     let handle = executor.handle();
-    executor.block_on(open_on(options, device, handle))
+    executor.try_block_on(open_on(options, device, handle)).unwrap_or_else(|| Err(power_lost("opening")))
+}
+
+/// A simulated disk has crashed: what was in flight never completes.
+pub(crate) fn power_lost(during: &str) -> Error {
+    let reason = format!("the simulated disk lost power while the volume was {during}");
+    siltstone_io::IoError::other(siltstone_io::OpKind::Open, "simulated", 0, 0, reason).into()
 }
 
 /// The backend that drives a volume in this place.

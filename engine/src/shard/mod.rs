@@ -254,6 +254,13 @@ impl Shard {
         Rc::clone(entry).downcast::<T>().expect("one keyspace has one kind of extension")
     }
 
+    /// The end of all extensions.
+    pub(crate) fn drop_extensions(&self) {
+        // Not while borrowed: they may be anything.
+        let extensions = self.extensions.take();
+        drop(extensions);
+    }
+
     /// Commits an edit that changes no version.
     pub(crate) async fn commit_edits(&self, edits: Vec<ManifestEdit>) -> Result<()> {
         let manifest = self.manifest.lock().await;

@@ -23,7 +23,7 @@ impl Shard {
         writes: impl ExactSizeIterator<Item = Write<'w>> + Clone,
     ) -> Result<()> {
         let bytes = self.check_writes(writes.clone())?;
-        self.admit(bytes).await?;
+        self.admit(epoch, bytes).await?;
         let record = self.apply(epoch, time_ms, writes);
         match self.config.durability {
             Durability::Sync => self.wal.durable(self, record).await,
@@ -59,16 +59,24 @@ impl Shard {
     }
 
     /// Waits until there is room for a write of this size.
+    ///
+    /// A straggler is let in at once: the memtable of its epoch, and those behind it, can be written out only when it has ended, so that it
+    /// would wait for itself.
     #[inline]
-    async fn admit(&self, bytes: usize) -> Result<()> {
+    async fn admit(&self, epoch: Option<Epoch>, bytes: usize) -> Result<()> {
         self.check_writable()?;
         self.wal.reserve(bytes).await?;
-        while !self.may_write(bytes)? {
+        while !self.may_write(bytes)? && !self.is_straggler(epoch) {
             self.counters.admission_waits.set(self.counters.admission_waits.get() + 1);
             self.events.admission.wait().await;
             self.check_writable()?;
         }
         Ok(())
+    }
+
+    fn is_straggler(&self, epoch: Option<Epoch>) -> bool {
+        self.open_current_epoch();
+        epoch.is_some_and(|epoch| epoch < self.memtables.epoch())
     }
 
     #[inline]
@@ -175,6 +183,8 @@ impl Shard {
         let current = self.gate.current();
         if current > self.memtables.epoch() {
             self.rotate(current);
+            // Who waits may have become a straggler.
+            self.events.admission.notify_all();
         }
     }
 }

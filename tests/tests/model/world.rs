@@ -121,7 +121,7 @@ impl World {
             checkpoints: Vec::new(),
             pending: None,
             held: Vec::new(),
-            now_ms: 1000,
+            now_ms: 0,
             counter: 0,
         };
         for (name, partition, _, ttl_ms) in SPACES {
