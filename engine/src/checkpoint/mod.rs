@@ -160,6 +160,7 @@ impl Shard {
 
     /// Lets this shard's part of a checkpoint go, where it has one.
     async fn drop_part(&self, id: u64) -> Result<()> {
+        self.memtables.unmark_checkpoint(id);
         if !self.forget_part(id) {
             return Ok(());
         }

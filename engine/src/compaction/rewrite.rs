@@ -1,10 +1,11 @@
 //! The merge of sorted sources into new SSTs.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use siltstone_io::{Class, Handle, Placement};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::manifest::SstMeta;
 use crate::read::MergeCursor;
 use crate::shard::expiry_ms;
@@ -32,6 +33,8 @@ pub(crate) struct RewriteContext<'c> {
     pub(crate) output_level: usize,
     /// Values that expire at or before this time are gone.
     pub(crate) now_ms: u64,
+    /// Ends the rewrite with `Closed` when it becomes true.
+    pub(crate) cancelled: &'c Cell<bool>,
 }
 
 /// A finished SST.
@@ -64,8 +67,13 @@ pub(crate) async fn rewrite(context: RewriteContext<'_>, merge: &mut MergeCursor
         }
         merge.next().await?;
         entries += 1;
-        if entries.is_multiple_of(ENTRIES_A_SLICE) && context.handle.need_preempt() {
-            context.handle.yield_now().await;
+        if entries.is_multiple_of(ENTRIES_A_SLICE) {
+            if context.cancelled.get() {
+                return Err(Error::Closed);
+            }
+            if context.handle.need_preempt() {
+                context.handle.yield_now().await;
+            }
         }
     }
     if let Some(output) = open {

@@ -23,7 +23,14 @@ impl Shard {
                 self.events.compaction.wait().await;
                 continue;
             };
-            if let Err(error) = self.compact(&state, &job).await {
+            let result = self.compact(&state, &job).await;
+            // The inputs go with the job; what nobody else holds of them is free now.
+            drop(job);
+            self.volume.reclaim().await;
+            if let Err(error) = result {
+                if self.closing.get() {
+                    break;
+                }
                 self.background_failure(&error);
                 if !self.is_poisoned() {
                     // Out of space: wait until something has changed.
@@ -81,11 +88,9 @@ impl Shard {
             version: &version,
             output_level: job.output_level,
             now_ms: self.now_ms(&state.keyspace, None),
+            cancelled: &self.closing,
         };
         let outputs = rewrite(context, &mut merge).await?;
-        if self.closing.get() {
-            return Ok(());
-        }
         self.volume.flush().await?;
         let read: u64 = job.inputs.iter().map(|(_, table)| table.bytes()).sum();
         let added: Vec<(usize, Rc<Table>)> =

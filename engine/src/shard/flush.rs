@@ -24,7 +24,7 @@ impl Shard {
     /// The flush task.
     pub(crate) async fn run_flush(self: Rc<Self>) {
         loop {
-            if self.is_poisoned() || (self.closing.get() && !self.has_flush_work()) {
+            if self.is_poisoned() || self.closing.get() {
                 break;
             }
             if !self.has_flush_work() {
@@ -90,6 +90,7 @@ impl Shard {
                 version: &version,
                 output_level: 0,
                 now_ms: self.now_ms(&state.keyspace, None),
+                cancelled: &self.closing,
             };
             for output in rewrite(context, &mut merge).await? {
                 outputs.push((Rc::clone(&state), output));
