@@ -1,6 +1,7 @@
 //! What is left when the power has failed.
 
 use super::disk::{DiskState, History};
+use crate::executor::POWER_LOST;
 use crate::{OpKind, Random};
 
 /// What a device writes at once even when the power fails, if it is that good.
@@ -35,6 +36,10 @@ impl DiskState {
         self.random.shuffle(&mut ops);
         let block = self.options.logical_block_bytes as usize;
         for op in ops {
+            // What was refused, or sent when the power was off already, never reached the disk.
+            if matches!(op.errno, Some(POWER_LOST | libc::EAGAIN)) {
+                continue;
+            }
             let Some(data) = op.data.filter(|_| op.kind == OpKind::Write) else { continue };
             self.version += 1;
             for (index, bytes) in data.chunks(block).enumerate() {

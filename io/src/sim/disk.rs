@@ -94,7 +94,7 @@ pub(super) struct InFlight {
     pub(super) data: Option<Box<[u8]>>,
     durable: bool,
     /// It fails with this.
-    errno: Option<i32>,
+    pub(super) errno: Option<i32>,
     /// The power goes when it has completed.
     crash_after: bool,
     /// A flush covers versions up to this one.
