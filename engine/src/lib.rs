@@ -8,6 +8,9 @@ mod compaction;
 mod engine;
 mod error;
 pub mod inspect;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod log;
 mod manifest;
 mod memtable;

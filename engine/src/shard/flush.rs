@@ -102,7 +102,11 @@ impl Shard {
         self.commit_flush(&slot, outputs).await
     }
 
-    async fn commit_flush(&self, slot: &MemtableSlot, outputs: Vec<(Rc<KeyspaceState>, Output)>) -> Result<()> {
+    async fn commit_flush(
+        self: &Rc<Self>,
+        slot: &MemtableSlot,
+        outputs: Vec<(Rc<KeyspaceState>, Output)>,
+    ) -> Result<()> {
         let checkpoint = slot.checkpoint.get();
         let next = self.memtables.second().expect("only a memtable that has frozen is flushed");
         if !outputs.is_empty() || checkpoint.is_some() {
@@ -135,11 +139,15 @@ impl Shard {
             // Empty: nothing durable changes, and the log before it is held until the next flush.
             self.memtables.pop();
         }
-        self.volume.reclaim().await;
         self.update_level_0_count();
         self.events.admission.notify_all();
         self.events.compaction.notify_all();
         self.events.checkpoint.notify_all();
+        // To give back what a large compaction has left takes the device a while: writers and the next flush do not wait for it.
+        let volume = self.volume.clone();
+        self.spawn_task(Class::Compaction, async move {
+            volume.reclaim().await;
+        });
         Ok(())
     }
 

@@ -103,6 +103,8 @@ pub(crate) struct Shard {
     scopes: [Cell<u64>; 2],
     poison: RefCell<Option<String>>,
     out_of_space: Cell<bool>,
+    /// Bytes that may still be written before writers let background work have its slice.
+    pace_bytes: Cell<usize>,
     watermark_ms: Cell<Option<u64>>,
     closing: Cell<bool>,
     /// Background tasks that run.

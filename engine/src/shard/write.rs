@@ -9,6 +9,9 @@ use crate::shard::{LEVEL_0_TABLES_MAX, MEMTABLES_MAX, MemtableSlot, Shard, Write
 use crate::types::{Epoch, Kind, Trailer};
 use crate::wal::BatchEncoder;
 
+/// A writer that runs on without waiting lets background work have a slice each time it has filled this share of the room that is left.
+const ROOM_SHARES: u64 = 64;
+
 /// Fixed bytes that an entry costs beside its key and value, about.
 const ENTRY_OVERHEAD_BYTES: usize = 32;
 
@@ -64,6 +67,10 @@ impl Shard {
     /// would wait for itself.
     #[inline]
     async fn admit(&self, epoch: Option<Epoch>, bytes: usize) -> Result<()> {
+        if self.pace_bytes.get() < bytes {
+            self.pace(bytes).await;
+        }
+        self.pace_bytes.set(self.pace_bytes.get().saturating_sub(bytes));
         self.check_writable()?;
         self.wal.reserve(bytes).await?;
         while !self.may_write(bytes)? && !self.is_straggler(epoch) {
@@ -77,6 +84,23 @@ impl Shard {
     fn is_straggler(&self, epoch: Option<Epoch>) -> bool {
         self.open_current_epoch();
         epoch.is_some_and(|epoch| epoch < self.memtables.epoch())
+    }
+
+    /// Slows writers smoothly, and early: the less room is left for writes until flush and compaction have made more, the fewer bytes
+    /// are admitted between two turns of the executor, in each of which background work gets its slice. Without this an operator
+    /// that never waits would fill all memtables at full speed and then stand still for as long as a flush takes.
+    #[cold]
+    async fn pace(&self, bytes: usize) {
+        if self.memtables.len() > 1 || self.counters.level_0_tables_max.get() >= LEVEL_0_TABLES_MAX / 4 {
+            self.handle.yield_now().await;
+        }
+        let capacity = MEMTABLES_MAX * self.config.memtable_bytes;
+        let memory_room = capacity.saturating_sub(self.memtables.memory_bytes());
+        let tables_room = LEVEL_0_TABLES_MAX.saturating_sub(self.counters.level_0_tables_max.get());
+        let room = memory_room.min(capacity / LEVEL_0_TABLES_MAX * tables_room);
+        // By the square of what is left: hardly anything while there is much, almost to a standstill at the end.
+        let share = room as u64 * room as u64 / (capacity as u64 * ROOM_SHARES);
+        self.pace_bytes.set((share as usize).max(bytes));
     }
 
     #[inline]
