@@ -142,6 +142,7 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
         scopes: Default::default(),
         poison: RefCell::default(),
         out_of_space: Cell::new(false),
+        compaction_out_of_space: Cell::new(false),
         watermark_ms: Cell::new(None),
         closing: Cell::new(false),
         tasks: Cell::new(0),
