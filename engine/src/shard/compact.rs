@@ -3,12 +3,13 @@
 //! One job at a time. Its outputs are committed by one manifest edit together with the removal of its inputs; the inputs' extents come
 //! back when the last version, iterator, checkpoint and shard that holds them lets go.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use siltstone_io::{Class, Placement};
 
 use crate::compaction::{CompactionJob, Leveled, Output, RewriteContext, Strategy, rewrite};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::manifest::ManifestEdit;
 use crate::read::{Access, MergeCursor, RunCursor, Source};
 use crate::shard::{KeyspaceState, Shard};
@@ -31,11 +32,16 @@ impl Shard {
                 if self.closing.get() {
                     break;
                 }
-                self.background_failure(&error);
+                self.background_failure(&error, &self.compaction_out_of_space);
+                self.events.admission.notify_all();
                 if !self.is_poisoned() {
-                    // Out of space: wait until something has changed.
-                    self.events.compaction.wait().await;
+                    // Out of space: others may have freed some, or this volume a log.
+                    let changed = pin!(self.events.compaction.wait());
+                    let retry = pin!(self.handle.sleep_us(RETRY_US));
+                    futures_util::future::select(changed, retry).await;
                 }
+            } else {
+                self.compaction_out_of_space.set(false);
             }
         }
         self.events.stopped.notify_all();
@@ -158,8 +164,14 @@ impl Shard {
             || self.all_keyspaces().iter().any(|state| state.version().tables().any(|(_, table)| table.is_busy()))
         {
             self.check_writable()?;
+            if self.compaction_out_of_space.get() {
+                return Err(Error::NoSpace(format!("shard {} cannot write what compaction makes", self.id)));
+            }
             self.events.admission.wait().await;
         }
         Ok(())
     }
 }
+
+/// How long to wait before a compaction is tried again that found no space.
+const RETRY_US: u64 = 500_000;

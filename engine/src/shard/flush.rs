@@ -32,7 +32,7 @@ impl Shard {
                 continue;
             }
             if let Err(error) = self.flush_oldest().await {
-                self.background_failure(&error);
+                self.background_failure(&error, &self.out_of_space);
                 self.events.admission.notify_all();
                 if self.closing.get() {
                     break;

@@ -102,9 +102,12 @@ pub(crate) struct Shard {
     /// Operators in flight on this core, by parity of their epoch (those from other threads are counted in the gate).
     scopes: [Cell<u64>; 2],
     poison: RefCell<Option<String>>,
+    /// The last flush found no space.
     out_of_space: Cell<bool>,
     /// Bytes that may still be written before writers let background work have its slice.
     pace_bytes: Cell<usize>,
+    /// The last compaction found no space.
+    compaction_out_of_space: Cell<bool>,
     watermark_ms: Cell<Option<u64>>,
     closing: Cell<bool>,
     /// Background tasks that run.
@@ -221,10 +224,10 @@ impl Shard {
     }
 
     /// Records a failure of background work and says whether it leaves the shard writable.
-    fn background_failure(&self, error: &Error) {
+    fn background_failure(&self, error: &Error, out_of_space: &Cell<bool>) {
         match error {
             Error::NoSpace(_) => {
-                if !self.out_of_space.replace(true) {
+                if !out_of_space.replace(true) {
                     tracing::warn!(shard = self.id.0, %error, "background work waits for space");
                 }
                 self.events.checkpoint.notify_all();

@@ -143,6 +143,7 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
         poison: RefCell::default(),
         out_of_space: Cell::new(false),
         pace_bytes: Cell::new(0),
+        compaction_out_of_space: Cell::new(false),
         watermark_ms: Cell::new(None),
         closing: Cell::new(false),
         tasks: Cell::new(0),

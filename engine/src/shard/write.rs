@@ -108,7 +108,7 @@ impl Shard {
         if self.memtables.len() < MEMTABLES_MAX
             && self.memtables.active().memtable.memory_bytes() < self.config.memtable_bytes
         {
-            return Ok(!self.level_0_is_full());
+            return self.level_0_has_room();
         }
         self.may_write_when_full(bytes)
     }
@@ -127,11 +127,17 @@ impl Shard {
             }
             return Ok(false);
         }
-        Ok(!self.level_0_is_full())
+        self.level_0_has_room()
     }
 
-    fn level_0_is_full(&self) -> bool {
-        self.counters.level_0_tables_max.get() >= LEVEL_0_TABLES_MAX
+    #[inline]
+    fn level_0_has_room(&self) -> Result<bool> {
+        let full = self.counters.level_0_tables_max.get() >= LEVEL_0_TABLES_MAX;
+        if full && self.compaction_out_of_space.get() {
+            let path = self.volume.device().path().display();
+            return Err(Error::NoSpace(format!("shard {} cannot compact level 0; free space on {path}", self.id)));
+        }
+        Ok(!full)
     }
 
     /// Puts a batch into the memtable and the log's buffer; nothing here waits. Returns the log record to wait for.

