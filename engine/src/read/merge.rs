@@ -239,7 +239,7 @@ mod tests {
         ) {
             let mut padded = left.clone();
             padded.resize(16, 0);
-            prop_assert_eq!(head(&left).to_be_bytes().as_slice(), &padded[..16]);
+            prop_assert_eq!(&head(&left).to_be_bytes()[..], &padded[..16]);
             if head(&left) != head(&right) {
                 prop_assert_eq!(head(&left) < head(&right), left < right);
             }
