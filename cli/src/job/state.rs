@@ -103,7 +103,6 @@ impl States {
     /// Processes an event on the shard of its tail number.
     pub(crate) async fn process(&self, shard: &LocalShard, event: &Event) -> Result<Effects> {
         let shard = shard.at(event.time_ms as u64);
-        shard.advance_watermark(event.time_ms as u64);
         let mut effects = Effects::default();
 
         self.windows.add(&shard, &event.tailnum, event.dep_delay).await?;
@@ -138,7 +137,13 @@ impl States {
     }
 
     /// Fires the shard's timers with a time of at most `until_ms`, in order. Also returns the time of the next.
+    ///
+    /// No event may be under way. This is where the watermark moves: what has expired by then may be dropped, and an earlier event that is still
+    /// waiting for the device would miss it.
     pub(crate) async fn fire(&self, shard: &LocalShard, until_ms: i64) -> Result<(Vec<Window>, Option<i64>)> {
+        if until_ms != i64::MAX {
+            shard.advance_watermark(until_ms as u64);
+        }
         let mut windows = Vec::new();
         while let Some((end_ms, tailnum)) = self.window_ends.pop_due(shard, until_ms).await? {
             let Some(day) = self.windows.take(shard, &tailnum).await? else {

@@ -77,7 +77,8 @@ impl LocalShard {
         self.time_ms.or(self.shard.watermark_ms())
     }
 
-    /// Raises the shard's watermark: no operation will come with an earlier event time. Compaction drops what has expired by then.
+    /// Raises the shard's watermark: no operation that is under way or comes later has an earlier event time. Flush and compaction
+    /// drop what has expired by then, so an earlier operation that still waits for the device would find it gone.
     pub fn advance_watermark(&self, to_ms: u64) {
         self.shard.advance_watermark(to_ms);
     }
