@@ -71,6 +71,10 @@ impl Shard {
             self.events.admission.wait().await;
             self.check_writable()?;
         }
+        // The log may have been written for the last time: what is let in now would be acknowledged and lost.
+        if self.is_closing() {
+            return Err(Error::Closed);
+        }
         Ok(())
     }
 
