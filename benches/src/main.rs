@@ -13,11 +13,6 @@
 //! | `compare` | the rounds: parent, child process, medians, table |
 //! | `ring` | the bare ring and `pread` |
 
-#![cfg_attr(
-    not(any(feature = "rocksdb", feature = "fjall")),
-    expect(dead_code, reason = "without an engine nobody asks for the data")
-)]
-
 mod cli;
 mod compare;
 mod engines;

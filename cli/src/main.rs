@@ -1,6 +1,7 @@
 //! The `siltstone` command: runs the example job and looks into volumes.
 
 mod clock;
+mod inspect;
 mod job;
 mod size;
 
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::inspect::{InfoArgs, ScanArgs, VerifyArgs};
 use crate::job::FlightsArgs;
 
 #[global_allocator]
@@ -27,6 +29,12 @@ enum Command {
     /// Run a job whose state is in Siltstone.
     #[command(subcommand)]
     Job(Job),
+    /// Tell what is in a volume.
+    Info(InfoArgs),
+    /// Read every block of a volume and check every checksum and invariant; exit with 1 and a list where something is wrong.
+    Verify(VerifyArgs),
+    /// Print the keys and values of a keyspace in hexadecimal.
+    Scan(ScanArgs),
 }
 
 #[derive(Subcommand)]
@@ -43,6 +51,11 @@ fn main() -> ExitCode {
         .init();
     let result: Result<ExitCode, Box<dyn Error>> = match cli.command {
         Command::Job(Job::Flights(args)) => job::run(&args).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Command::Info(args) => inspect::info(&args).map(|()| ExitCode::SUCCESS),
+        Command::Verify(args) => {
+            inspect::verify(&args).map(|clean| if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Scan(args) => inspect::scan(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         report(&*error);

@@ -1,6 +1,6 @@
 //! Siltstone: an embedded storage engine for the state of latency-critical stream operators.
 
-#![warn(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cache;
 mod checkpoint;
@@ -8,6 +8,9 @@ mod compaction;
 mod engine;
 mod error;
 pub mod inspect;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod log;
 mod manifest;
 mod memtable;
@@ -28,4 +31,10 @@ pub use engine::{
 pub use error::{Corruption, Error, Result};
 pub use read::ValueRef;
 pub use shard::{Entry, LocalShard, Scan, ScanRange, ShardStats, Snapshot, WriteBatch};
+pub use siltstone_io::{Budget, IoError, SimClock, SimDisk, SimOptions, Turn};
 pub use types::{Epoch, KeyGroup, KeyspaceId, SeqNo, ShardId};
+
+/// The README's example, so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -11,6 +11,7 @@ mod fjall;
 mod ring;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
+mod siltstone;
 #[cfg(any(feature = "rocksdb", feature = "fjall"))]
 mod threads;
 
@@ -28,6 +29,8 @@ use crate::workload::{Gets, KeyShape, Load, Rmw, Scans, Workload};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum EngineKind {
+    /// Siltstone: one shard on the thread of the benchmark.
+    Siltstone,
     /// RocksDB with direct I/O.
     #[value(name = "rocksdb")]
     #[serde(rename = "rocksdb")]
@@ -45,6 +48,7 @@ pub(crate) enum EngineKind {
 impl EngineKind {
     pub(crate) fn name(self) -> &'static str {
         match self {
+            EngineKind::Siltstone => "siltstone",
             EngineKind::RocksDb => "rocksdb",
             EngineKind::RocksDbBuffered => "rocksdb-buffered",
             EngineKind::Fjall => "fjall",
@@ -65,6 +69,7 @@ impl EngineKind {
             (EngineKind::Ring, _) => vec![],
             (_, Workload::Load) => vec![Drive::Blocking],
             _ if depth == 1 => vec![Drive::Blocking],
+            (EngineKind::Siltstone, _) => vec![Drive::InFlight(depth)],
             (EngineKind::RocksDb | EngineKind::RocksDbBuffered, Workload::Rmw | Workload::GetCold) => {
                 vec![Drive::Batch(depth), Drive::Threads(depth)]
             }
@@ -164,6 +169,7 @@ pub(crate) trait Engine {
 /// Opens the store of an engine in a directory of its own, or creates it.
 pub(crate) fn open(kind: EngineKind, dir: &Path, config: &EngineConfig) -> Result<Box<dyn Engine>> {
     match kind {
+        EngineKind::Siltstone => Ok(Box::new(siltstone::Siltstone::open(dir, config)?)),
         #[cfg(feature = "rocksdb")]
         EngineKind::RocksDb => Ok(Box::new(rocksdb::RocksDb::open(dir, config, rocksdb::Io::Direct)?)),
         #[cfg(feature = "rocksdb")]

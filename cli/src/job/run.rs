@@ -78,7 +78,7 @@ impl Run {
     }
 
     /// Processes what the source has left to give, and finishes the job.
-    pub(crate) fn to_end(mut self, source: &Source, output_dir: &Path) -> Result<Summary, JobError> {
+    pub(crate) fn finish_job(mut self, source: &Source, output_dir: &Path) -> Result<Summary, JobError> {
         let started = clock::now();
         let events_before = self.position.events;
         let mut progress = Progress::new(source.file_bytes);
@@ -138,7 +138,7 @@ impl Run {
         self.position.events += 1;
         self.position.watermark_ms = self.position.watermark_ms.max(Some(event.time_ms));
         self.ship(event);
-        if self.position.events % self.checkpoint_every == 0 {
+        if self.position.events.is_multiple_of(self.checkpoint_every) {
             self.checkpoint()?;
         }
         Ok(())

@@ -156,11 +156,11 @@ impl Shard {
     /// The checkpoints that exist, oldest first. On shard 0.
     pub(crate) fn committed_checkpoints(&self) -> Vec<CheckpointInfo> {
         self.manifest_state(|state| state.committed.iter().map(|(id, info)| CheckpointInfo::of(*id, info)).collect())
-            .unwrap_or_default()
     }
 
     /// Lets this shard's part of a checkpoint go, where it has one.
     async fn drop_part(&self, id: u64) -> Result<()> {
+        self.memtables.unmark_checkpoint(id);
         if !self.forget_part(id) {
             return Ok(());
         }

@@ -14,8 +14,13 @@ use crate::version::{LEVELS, Table, Version};
 
 /// Size ratio of neighbouring levels.
 const FANOUT: u64 = 10;
-/// Tables of level 0 from which on they are merged down.
+/// Tables of level 0 from which on they may be merged down, ...
 const LEVEL_0_TRIGGER: usize = 4;
+/// ... as soon as their bytes are this share of the level below, which is rewritten with them: so merging level 0 writes each byte of
+/// it at most about four times, ...
+const LEVEL_0_SHARE: u64 = 3;
+/// ... or as soon as they are so many that lookups feel it.
+const LEVEL_0_TABLES: usize = 12;
 /// How urgent it is to empty a level above the base level.
 const EMPTY_LEVEL_SCORE: f64 = 1.5;
 const LAST: usize = LEVELS - 1;
@@ -48,6 +53,9 @@ impl Leveled {
         let tables = version.level(0);
         let score = tables.len() as f64 / LEVEL_0_TRIGGER as f64;
         if score < 1.0 || tables.iter().any(|table| table.is_busy()) {
+            return None;
+        }
+        if version.level_bytes(0) * LEVEL_0_SHARE < version.level_bytes(base) && tables.len() < LEVEL_0_TABLES {
             return None;
         }
         let smallest = tables.iter().map(|table| table.lower()).min()?;

@@ -1,16 +1,17 @@
 //! The merge of sorted sources into new SSTs.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use siltstone_io::{Class, Handle, Placement};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::manifest::SstMeta;
 use crate::read::MergeCursor;
 use crate::shard::expiry_ms;
 use crate::table::{TableBuilder, TableId, TableOptions};
 use crate::types::{Kind, ReadView, SeqNo, Trailer};
-use crate::version::Version;
+use crate::version::{LEVELS, Version};
 use crate::volume::{SstFile, SstWriter, Volume};
 
 /// Entries between two questions whether others wait.
@@ -32,6 +33,8 @@ pub(crate) struct RewriteContext<'c> {
     pub(crate) output_level: usize,
     /// Values that expire at or before this time are gone.
     pub(crate) now_ms: u64,
+    /// Ends the rewrite with `Closed` when it becomes true.
+    pub(crate) cancelled: &'c Cell<bool>,
 }
 
 /// A finished SST.
@@ -60,12 +63,19 @@ pub(crate) async fn rewrite(context: RewriteContext<'_>, merge: &mut MergeCursor
                 None => open.insert(OpenOutput::new(&context)?),
             };
             output.builder.add(merge.key(), trailer, merge.value(), &mut output.writer);
-            output.writer.drain_if_needed().await?;
+            if output.writer.needs_drain() {
+                output.writer.drain_if_needed().await?;
+            }
         }
         merge.next().await?;
         entries += 1;
-        if entries.is_multiple_of(ENTRIES_A_SLICE) && context.handle.need_preempt() {
-            context.handle.yield_now().await;
+        if entries.is_multiple_of(ENTRIES_A_SLICE) {
+            if context.cancelled.get() {
+                return Err(Error::Closed);
+            }
+            if context.handle.need_preempt() {
+                context.handle.yield_now().await;
+            }
         }
     }
     if let Some(output) = open {
@@ -122,6 +132,8 @@ struct Retention<'c> {
     /// For each live view, and the latest state as the last: whether it has found its entry of the current key.
     served: Vec<bool>,
     kept_of_key: u32,
+    /// No deeper level has any table: nothing older than the output can hold a key.
+    is_deepest: bool,
     /// The newest entry of the key that stays, or would have stayed, is a droppable tombstone: what is older is hidden by it.
     hidden: bool,
 }
@@ -129,7 +141,9 @@ struct Retention<'c> {
 impl<'c> Retention<'c> {
     fn new(context: &'c RewriteContext<'c>) -> Self {
         let served = vec![false; context.views.len() + 1];
-        Retention { context, key: Vec::new(), served, kept_of_key: 0, hidden: false }
+        let is_deepest = context.output_level > 0
+            && (context.output_level + 1..LEVELS).all(|level| context.version.level(level).is_empty());
+        Retention { context, key: Vec::new(), served, kept_of_key: 0, is_deepest, hidden: false }
     }
 
     /// The trailer under which the entry stays, or nothing where it goes.
@@ -149,19 +163,21 @@ impl<'c> Retention<'c> {
             self.kept_of_key += 1;
             return Ok(Some(trailer));
         }
-        let is_bottom = !self.context.version.older_may_hold(self.context.output_level, key);
         let is_gone = match trailer.kind() {
             Kind::Delete => true,
             Kind::Put => false,
             Kind::PutExpiring => expiry_ms(value)? <= self.context.now_ms,
         };
+        // Level 0 keeps its sequence numbers: its tables are ordered by them.
+        let may_forget_seq = self.kept_of_key == 0 && self.context.output_level > 0;
+        let is_bottom = (is_gone || may_forget_seq)
+            && (self.is_deepest || !self.context.version.older_may_hold(self.context.output_level, key));
         if is_gone && is_bottom {
             self.hidden = true;
             return Ok(None);
         }
         self.kept_of_key += 1;
-        // Level 0 keeps its sequence numbers: its tables are ordered by them.
-        if is_bottom && self.kept_of_key == 1 && self.context.output_level > 0 {
+        if is_bottom && may_forget_seq {
             return Ok(Some(Trailer::new(SeqNo(0), trailer.kind())));
         }
         Ok(Some(trailer))

@@ -116,6 +116,11 @@ impl ShardDriver {
         LocalShard::new(Rc::clone(&self.shard), None)
     }
 
+    /// Starts a task on the shard's executor: an operator of this thread's.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.executor.handle().spawn(Class::Foreground, task);
+    }
+
     /// Runs what is ready, within a budget.
     pub fn turn(&mut self, budget: &Budget) -> Turn {
         self.executor.turn(budget)

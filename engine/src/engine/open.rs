@@ -80,6 +80,8 @@ fn open_device(options: &Options) -> Result<SharedDevice> {
     if options.read_only || !options.create {
         return Err(Error::NotFound(format!("there is no volume at {}", path.display())));
     }
+    // Before anything is created.
+    check_shards(options.shards, options.key_groups)?;
     if given.is_dir() {
         return Ok(SharedDevice::open_file(&path, OpenMode::Create)?);
     }
@@ -133,9 +135,7 @@ impl Opening<'_> {
             key_groups: self.options.key_groups,
             roots: Vec::new(),
         };
-        if self.options.shards as u32 > superblock.key_groups {
-            return Err(too_many_shards(self.options.shards, superblock.key_groups));
-        }
+        check_shards(self.options.shards, superblock.key_groups)?;
         let parts = VolumeParts::new(self.shared.clone(), &superblock, self.options.capacity_bytes)?;
         let volume = Volume::new(parts.clone(), device.clone(), self.handle.clone(), None);
         device.allocate(0, u64::from(parts.extent_bytes())).await.map_err(no_space)?;
@@ -150,9 +150,7 @@ impl Opening<'_> {
     }
 
     async fn existing(self, superblock: Superblock) -> Result<Opened> {
-        if self.options.shards as u32 > superblock.key_groups {
-            return Err(too_many_shards(self.options.shards, superblock.key_groups));
-        }
+        check_shards(self.options.shards, superblock.key_groups)?;
         let device = self.handle.attach(&self.shared)?;
         let mut superblock = superblock;
         if !self.options.read_only {
@@ -358,7 +356,6 @@ impl Opening<'_> {
             memtable_bytes: self.options.memtable_bytes_per_shard(),
             table_bytes: self.options.table_bytes,
             key_groups,
-            shards: self.options.shards,
             read_only: self.options.read_only,
         }
     }
@@ -380,8 +377,12 @@ impl PlannedManifest {
     }
 }
 
-fn too_many_shards(shards: usize, key_groups: u32) -> Error {
-    Error::InvalidArgument(format!("shards is {shards}, but the volume has only {key_groups} key groups"))
+fn check_shards(shards: usize, key_groups: u32) -> Result<()> {
+    if shards as u32 > key_groups {
+        let text = format!("shards is {shards}, but the volume has only {key_groups} key groups");
+        return Err(Error::InvalidArgument(text));
+    }
+    Ok(())
 }
 
 fn no_space(error: siltstone_io::IoError) -> Error {

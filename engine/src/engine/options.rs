@@ -249,7 +249,7 @@ impl Options {
         self
     }
 
-    /// The unit of space on the device, a power of two from 64 KiB to 64 MiB, fixed when the volume is created. Default 1 MiB.
+    /// The unit of space on the device, a power of two from 64 KiB to 16 MiB, fixed when the volume is created. Default 1 MiB.
     #[must_use]
     pub fn extent_bytes(mut self, bytes: usize) -> Self {
         self.extent_bytes = bytes;
@@ -341,9 +341,9 @@ impl Options {
         if self.key_groups == 0 || self.key_groups > 32_768 {
             return invalid(format!("key_groups is {}: 1 to 32768 are allowed", self.key_groups));
         }
-        if !self.extent_bytes.is_power_of_two() || !(64 << 10..=64 << 20).contains(&self.extent_bytes) {
+        if !self.extent_bytes.is_power_of_two() || !(64 << 10..=16 << 20).contains(&self.extent_bytes) {
             return invalid(format!(
-                "extent_bytes is {}: a power of two from 65536 (64 KiB) to 67108864 (64 MiB) is needed",
+                "extent_bytes is {}: a power of two from 65536 (64 KiB) to 16777216 (16 MiB) is needed",
                 self.extent_bytes
             ));
         }

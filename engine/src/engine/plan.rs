@@ -63,7 +63,7 @@ pub(crate) fn resharded(found: &[ManifestState], shards: usize, key_groups: u32)
                 shard: ShardId(shard as u16),
                 next_keyspace: found.iter().map(|old| old.next_keyspace).max().unwrap_or_default(),
                 keyspaces: merged(found.iter().map(|old| &old.keyspaces), &groups),
-                wal: found.iter().flat_map(|old| &old.wal).filter_map(|chain| clipped_chain(chain, &groups)).collect(),
+                wal: merged_chains(found.iter().flat_map(|old| &old.wal), &groups),
                 last_seq: found.iter().map(|old| old.last_seq).max().unwrap_or_default(),
                 epoch: found.iter().map(|old| old.epoch).max().unwrap_or_default(),
                 parts: parts.collect(),
@@ -99,8 +99,21 @@ fn clipped(place: &SstPlace, groups: &Range<u32>) -> Option<SstPlace> {
     Some(SstPlace { groups: visible, ..place.clone() })
 }
 
-fn clipped_chain(chain: &WalChain, groups: &Range<u32>) -> Option<WalChain> {
-    Some(WalChain { groups: intersection(&chain.groups, groups)?, ..chain.clone() })
+/// The pieces of logs that lie in these key groups, those of one log joined where they touch.
+fn merged_chains<'s>(chains: impl Iterator<Item = &'s WalChain>, groups: &Range<u32>) -> Vec<WalChain> {
+    let mut merged: Vec<WalChain> = Vec::new();
+    for chain in chains {
+        let Some(groups) = intersection(&chain.groups, groups) else { continue };
+        // Shards own groups in order, so what touches comes next to each other.
+        let touching = merged
+            .iter_mut()
+            .find(|other| (other.head, other.end, other.groups.end) == (chain.head, chain.end, groups.start));
+        match touching {
+            Some(other) => other.groups.end = groups.end,
+            None => merged.push(WalChain { groups, ..chain.clone() }),
+        }
+    }
+    merged
 }
 
 /// Adds a piece, joined with one of the same SST and level that it touches.
@@ -125,4 +138,144 @@ fn intersection(left: &Range<u32>, right: &Range<u32>) -> Option<Range<u32>> {
 /// The key group of a stored key; the manifest's codec refuses bounds that have none.
 fn group(stored: &[u8]) -> u16 {
     stored.first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::log::LogPosition;
+    use crate::manifest::{CheckpointInfo, ManifestEdit, SstMeta};
+    use crate::types::{Epoch, ExtentId, SeqNo};
+
+    const KEY_GROUPS: u32 = 64;
+
+    fn sst(id: u64, groups: &Range<u32>) -> Arc<SstMeta> {
+        let key = |group: u32| [&(group as u16).to_be_bytes()[..], b"key"].concat().into();
+        Arc::new(SstMeta {
+            id: SstId(id),
+            pages: 1,
+            extents: vec![ExtentId(id as u32)],
+            footer_crc: 0,
+            smallest: key(groups.start),
+            largest: key(groups.end - 1),
+            entries: 1,
+            tombstones: 0,
+            min_seq: SeqNo(0),
+            max_seq: SeqNo(0),
+            min_expiry: u64::MAX,
+            max_expiry: u64::MAX,
+            data_bytes: 1,
+        })
+    }
+
+    /// One shard with these SSTs (group ranges), all of which a checkpoint holds too, and an open log.
+    fn volume(ssts: &[Range<u32>]) -> Vec<ManifestState> {
+        let mut state = ManifestState::new(ShardId(0));
+        let options = Vec::new();
+        let mut edits = vec![ManifestEdit::KeyspaceCreate { id: KeyspaceId(0), name: "k".into(), options }];
+        edits.extend(ssts.iter().enumerate().map(|(id, groups)| ManifestEdit::SstAdd {
+            keyspace: KeyspaceId(0),
+            level: (id % 3) as u8,
+            groups: 0..KEY_GROUPS,
+            meta: sst(id as u64, groups),
+        }));
+        let head = LogPosition { log_id: 9, extent: ExtentId(99), page: 0, seq: 1 };
+        edits.push(ManifestEdit::WalFloor { chains: vec![WalChain { head, end: Some(4), groups: 0..KEY_GROUPS }] });
+        edits.push(ManifestEdit::CheckpointPart { id: 1, epoch: Epoch(1) });
+        let info = CheckpointInfo { name: "c".into(), bytes: vec![], wall_ms: 0, shards: 1 };
+        edits.push(ManifestEdit::CheckpointCommit { id: 1, info });
+        state.apply_all(&edits).unwrap();
+        vec![state]
+    }
+
+    /// For each key group, the SSTs with their levels that show it something, in the shard that owns it.
+    fn visible(keyspaces: &[&Keyspaces]) -> Vec<BTreeSet<(u64, u8)>> {
+        let owner = |group: u32| {
+            (0..keyspaces.len())
+                .find(|&shard| groups_of_shard(shard, keyspaces.len(), KEY_GROUPS).contains(&group))
+                .unwrap()
+        };
+        let shows = |group: u32| {
+            let places = keyspaces[owner(group)].values().flat_map(|keyspace| keyspace.ssts.values());
+            let here = places.filter(|place| {
+                let keys = u32::from(super::group(&place.meta.smallest))..=u32::from(super::group(&place.meta.largest));
+                place.groups.contains(&group) && keys.contains(&group)
+            });
+            here.map(|place| (place.meta.id.0, place.level)).collect()
+        };
+        (0..KEY_GROUPS).map(shows).collect()
+    }
+
+    fn live(states: &[ManifestState]) -> Vec<BTreeSet<(u64, u8)>> {
+        visible(&states.iter().map(|state| &state.keyspaces).collect::<Vec<_>>())
+    }
+
+    fn pinned(states: &[ManifestState]) -> Vec<BTreeSet<(u64, u8)>> {
+        visible(&states.iter().map(|state| &state.parts[&1].keyspaces).collect::<Vec<_>>())
+    }
+
+    fn any_ssts() -> impl Strategy<Value = Vec<Range<u32>>> {
+        prop::collection::vec(
+            (0..KEY_GROUPS, 1..KEY_GROUPS).prop_map(|(start, n)| start..(start + n).min(KEY_GROUPS)),
+            0..8,
+        )
+    }
+
+    proptest! {
+        /// What each key group sees survives any sequence of shard counts, and so does what a shard has dropped in between.
+        #[test]
+        fn resharding_changes_no_visibility(
+            ssts in any_ssts(),
+            steps in prop::collection::vec((1usize..9, any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..6),
+        ) {
+            let mut states = volume(&ssts);
+            let checkpoint = pinned(&states);
+            for (shards, at, which) in steps {
+                let before = live(&states);
+                states = resharded(&states, shards, KEY_GROUPS);
+                prop_assert_eq!(states.len(), shards);
+                prop_assert_eq!(&live(&states), &before);
+                prop_assert_eq!(&pinned(&states), &checkpoint);
+                // Every group's entries are replayed by exactly its owner.
+                for (shard, state) in states.iter().enumerate() {
+                    let groups = groups_of_shard(shard, shards, KEY_GROUPS);
+                    prop_assert!(state.wal.iter().all(|chain| chain.groups == groups && chain.end == Some(4)));
+                    prop_assert_eq!(state.wal.len(), 1);
+                    prop_assert_eq!(state.committed.len(), usize::from(shard == 0));
+                }
+                // One shard compacts one of its pieces away: its groups never see that SST again.
+                let shard = at.index(shards);
+                let keyspace = Arc::make_mut(states[shard].keyspaces.get_mut(&KeyspaceId(0)).unwrap());
+                if !keyspace.ssts.is_empty() {
+                    let piece = *keyspace.ssts.keys().nth(which.index(keyspace.ssts.len())).unwrap();
+                    keyspace.ssts.remove(&piece);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_of_one_sst_are_joined_again() {
+        let whole = resharded(&volume(&[0..KEY_GROUPS]), 1, KEY_GROUPS);
+        let split = resharded(&whole, 5, KEY_GROUPS);
+        assert!(split.iter().all(|state| state.keyspaces[&KeyspaceId(0)].ssts.len() == 1));
+        assert_eq!(resharded(&split, 1, KEY_GROUPS), whole);
+    }
+
+    #[test]
+    fn restoring_takes_the_checkpoints_tables_and_no_log() {
+        let mut states = volume(&[0..8, 8..64]);
+        let before = pinned(&states);
+        let keyspace = Arc::make_mut(states[0].keyspaces.get_mut(&KeyspaceId(0)).unwrap());
+        keyspace.ssts.clear();
+        let states = restored(&states, Some(1)).unwrap();
+        assert_eq!(live(&states), before);
+        assert!(states[0].wal.is_empty());
+        assert!(restored(&states, Some(2)).unwrap_err().is_corruption());
+        assert!(live(&restored(&states, None).unwrap()).iter().all(BTreeSet::is_empty));
+    }
 }

@@ -8,7 +8,9 @@
 //! 1. Commits take turns. Space for the commit is reserved first, so that a full device is an error that changes nothing.
 //! 2. The records are applied to the state in memory; one that does not fit is a bug of the caller, and nothing is written.
 //! 3. They are appended durably. The device must have been flushed after the SSTs that they add were written.
-//! 4. Where the log has become larger than four times its snapshot and [`ROTATE_BYTES_MIN`], it is rotated.
+//! 4. A group without records follows, in a block of its own that says of the one before that it was durable ([`crate::log`], *Reading*): so damage to
+//!    the newest commit is told from a torn tail. It is not waited for to be durable, and nothing is lost with it.
+//! 5. Where the log has become larger than four times its snapshot and [`ROTATE_BYTES_MIN`], it is rotated.
 //!
 //! # Rotation
 //!
@@ -192,6 +194,7 @@ impl Manifest {
         inner.state.borrow_mut().apply_all(&edits).map_err(|error| inner.fail(&error))?;
         log.append(&[&group], Durability::Durable).await.map_err(|error| inner.fail(&error))?;
         guard.done();
+        inner.seal(&log).await;
         if log.bytes_written() >= inner.rotate_at.get() {
             inner.rotate().await;
         }
@@ -212,6 +215,16 @@ impl Manifest {
 }
 
 impl Inner {
+    /// Vouches for the commit before, which is durable already: a failure here is the next commit's. Without space the next commit does it.
+    async fn seal(&self, log: &LogWriter) {
+        match log.append(&[&encode_edits(&[])], Durability::Cached).await {
+            Ok(_) | Err(Error::NoSpace(_)) => {}
+            Err(error) => {
+                self.fail(&error);
+            }
+        }
+    }
+
     /// Replaces the log by a new one. The commit that caused it is durable already: a failure here is the next commit's.
     async fn rotate(&self) {
         let state = self.state.borrow().clone();

@@ -219,6 +219,7 @@ impl ArenaSlice {
     /// The same bytes without the first `bytes`.
     #[inline]
     #[must_use]
+    #[cfg(test)]
     pub(crate) fn skip(mut self, bytes: usize) -> ArenaSlice {
         assert!(bytes <= self.len as usize, "cannot skip {bytes} of {} bytes", self.len);
         self.start += bytes as u32;

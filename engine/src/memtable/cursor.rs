@@ -48,6 +48,7 @@ impl MemCursor {
     }
 
     /// Goes to the newest version of the first key at or after this one.
+    #[cfg(test)]
     pub(crate) fn seek_key(&mut self, key: &[u8]) {
         self.seek_target(key, u64::MAX);
     }
@@ -73,6 +74,7 @@ impl MemCursor {
     }
 
     /// Goes to the first entry of the keyspace.
+    #[cfg(test)]
     pub(crate) fn seek_first(&mut self) {
         self.current = self.table.with_tree(self.keyspace, |tree, nodes| {
             let place = tree.first(nodes)?;
@@ -81,6 +83,7 @@ impl MemCursor {
     }
 
     /// Goes to the last entry of the keyspace.
+    #[cfg(test)]
     pub(crate) fn seek_last(&mut self) {
         self.current = self.table.with_tree(self.keyspace, |tree, nodes| {
             let place = tree.last(nodes)?;

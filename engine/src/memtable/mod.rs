@@ -33,6 +33,7 @@
 //!
 //! A crash leaves nothing of it: the WAL has what is to survive.
 
+#[expect(unsafe_code, reason = "guards into memory that is still being appended to")]
 mod arena;
 mod cursor;
 mod node;
@@ -140,6 +141,7 @@ impl Memtable {
     }
 
     /// How many entries there are, in all keyspaces.
+    #[cfg(test)]
     pub(crate) fn entries(&self) -> usize {
         self.trees.borrow().trees.iter().map(Tree::entries).sum()
     }
@@ -157,11 +159,13 @@ impl Memtable {
     }
 
     /// The least sequence number written, if any.
+    #[cfg(test)]
     pub(crate) fn seq_min(&self) -> Option<SeqNo> {
         (!self.is_empty()).then(|| self.seq_min.get())
     }
 
     /// The greatest sequence number written, if any.
+    #[cfg(test)]
     pub(crate) fn seq_max(&self) -> Option<SeqNo> {
         (!self.is_empty()).then(|| self.seq_max.get())
     }

@@ -312,10 +312,6 @@ impl Inner {
         self.children[..=self.len()][index]
     }
 
-    pub(super) fn separator(&self, index: usize) -> Separator {
-        self.separators[..self.len()][index]
-    }
-
     /// The index of the child where the target belongs.
     #[inline]
     pub(super) fn search(&self, target: &Target<'_>, arena: &Arena) -> usize {

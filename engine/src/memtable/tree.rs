@@ -77,6 +77,7 @@ pub(super) struct Tree {
     root: u32,
     /// Levels of inner nodes.
     height: usize,
+    #[cfg(test)]
     first_leaf: u32,
     last_leaf: u32,
     entries: usize,
@@ -86,7 +87,15 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) fn new(nodes: &mut Nodes) -> Self {
         let leaf = nodes.add_leaf(Leaf::new());
-        Tree { root: leaf, height: 0, first_leaf: leaf, last_leaf: leaf, entries: 0, modifications: 0 }
+        Tree {
+            root: leaf,
+            height: 0,
+            #[cfg(test)]
+            first_leaf: leaf,
+            last_leaf: leaf,
+            entries: 0,
+            modifications: 0,
+        }
     }
 
     #[inline]
@@ -94,6 +103,7 @@ impl Tree {
         self.modifications
     }
 
+    #[cfg(test)]
     pub(super) fn entries(&self) -> usize {
         self.entries
     }
@@ -143,6 +153,7 @@ impl Tree {
         (leaf.next != NO_NODE).then_some((Place { leaf: leaf.next, slot: 0 }, false))
     }
 
+    #[cfg(test)]
     pub(super) fn first(&self, nodes: &Nodes) -> Option<Place> {
         (nodes.leaf(self.first_leaf).len() > 0).then_some(Place { leaf: self.first_leaf, slot: 0 })
     }

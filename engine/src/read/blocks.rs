@@ -291,7 +291,7 @@ impl Stream {
             Rc::new(PieceFetch { first_page, pages, done: local::Event::default(), result: RefCell::default() });
         let (reader, table, task) = (Rc::clone(&self.reader), Rc::clone(&self.table), Rc::clone(&fetch));
         self.reader.handle.spawn(self.class, async move {
-            let buffer = Buffer::heap(pages as usize * reader.page_bytes());
+            let buffer = reader.volume.buffer(pages as usize * reader.page_bytes());
             let result = reader.read_pages(table.file(), first_page, pages, buffer).await;
             *task.result.borrow_mut() = Some(result);
             task.done.notify_all();

@@ -89,10 +89,10 @@ impl WalWriter {
     /// Gets the log room for a write before anything of it takes effect. Out of space is an error here.
     #[inline]
     pub(crate) async fn reserve(&self, bytes: usize) -> Result<()> {
+        // Not borrowed across the wait below: the commit task takes the buffer meanwhile.
+        let bytes = self.pending.borrow().len() + bytes;
         match &self.log {
-            Some(log) if !log.has_room(self.pending.borrow().len() + bytes) => {
-                log.reserve(self.pending.borrow().len() + bytes).await
-            }
+            Some(log) if !log.has_room(bytes) => log.reserve(bytes).await,
             _ => Ok(()),
         }
     }
@@ -153,10 +153,7 @@ impl WalWriter {
                 }
                 Err(error @ Error::NoSpace(_)) => {
                     // Nothing has changed in the log: keep the records, tell those who wait, and try again.
-                    let mut pending = wal.pending.borrow_mut();
-                    let newer = std::mem::replace(&mut *pending, payload);
-                    pending.extend_from_slice(&newer);
-                    drop(pending);
+                    wal.put_back(payload);
                     *wal.full.borrow_mut() = Some(error);
                     wal.progressed.notify_all();
                     shard.handle.sleep_us(RETRY_US).await;
@@ -167,6 +164,13 @@ impl WalWriter {
             wal.progressed.notify_all();
         }
         wal.progressed.notify_all();
+    }
+
+    /// Puts records that could not be written before those that came since.
+    fn put_back(&self, payload: Vec<u8>) {
+        let mut pending = self.pending.borrow_mut();
+        let newer = std::mem::replace(&mut *pending, payload);
+        pending.extend_from_slice(&newer);
     }
 
     /// Waits for the end of the interval, for enough bytes, or for somebody who cannot wait.

@@ -3,12 +3,13 @@
 //! One job at a time. Its outputs are committed by one manifest edit together with the removal of its inputs; the inputs' extents come
 //! back when the last version, iterator, checkpoint and shard that holds them lets go.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use siltstone_io::{Class, Placement};
 
 use crate::compaction::{CompactionJob, Leveled, Output, RewriteContext, Strategy, rewrite};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::manifest::ManifestEdit;
 use crate::read::{Access, MergeCursor, RunCursor, Source};
 use crate::shard::{KeyspaceState, Shard};
@@ -23,12 +24,24 @@ impl Shard {
                 self.events.compaction.wait().await;
                 continue;
             };
-            if let Err(error) = self.compact(&state, &job).await {
-                self.background_failure(&error);
-                if !self.is_poisoned() {
-                    // Out of space: wait until something has changed.
-                    self.events.compaction.wait().await;
+            let result = self.compact(&state, &job).await;
+            // The inputs go with the job; what nobody else holds of them is free now.
+            drop(job);
+            self.volume.reclaim().await;
+            if let Err(error) = result {
+                if self.closing.get() {
+                    break;
                 }
+                self.background_failure(&error, &self.compaction_out_of_space);
+                self.events.admission.notify_all();
+                if !self.is_poisoned() {
+                    // Out of space: others may have freed some, or this volume a log.
+                    let changed = pin!(self.events.compaction.wait());
+                    let retry = pin!(self.handle.sleep_us(RETRY_US));
+                    futures_util::future::select(changed, retry).await;
+                }
+            } else {
+                self.compaction_out_of_space.set(false);
             }
         }
         self.events.stopped.notify_all();
@@ -81,11 +94,9 @@ impl Shard {
             version: &version,
             output_level: job.output_level,
             now_ms: self.now_ms(&state.keyspace, None),
+            cancelled: &self.closing,
         };
         let outputs = rewrite(context, &mut merge).await?;
-        if self.closing.get() {
-            return Ok(());
-        }
         self.volume.flush().await?;
         let read: u64 = job.inputs.iter().map(|(_, table)| table.bytes()).sum();
         let added: Vec<(usize, Rc<Table>)> =
@@ -153,8 +164,14 @@ impl Shard {
             || self.all_keyspaces().iter().any(|state| state.version().tables().any(|(_, table)| table.is_busy()))
         {
             self.check_writable()?;
+            if self.compaction_out_of_space.get() {
+                return Err(Error::NoSpace(format!("shard {} cannot write what compaction makes", self.id)));
+            }
             self.events.admission.wait().await;
         }
         Ok(())
     }
 }
+
+/// How long to wait before a compaction is tried again that found no space.
+const RETRY_US: u64 = 500_000;

@@ -24,7 +24,7 @@ impl Shard {
     /// The flush task.
     pub(crate) async fn run_flush(self: Rc<Self>) {
         loop {
-            if self.is_poisoned() || (self.closing.get() && !self.has_flush_work()) {
+            if self.is_poisoned() || self.closing.get() {
                 break;
             }
             if !self.has_flush_work() {
@@ -32,7 +32,7 @@ impl Shard {
                 continue;
             }
             if let Err(error) = self.flush_oldest().await {
-                self.background_failure(&error);
+                self.background_failure(&error, &self.out_of_space);
                 self.events.admission.notify_all();
                 if self.closing.get() {
                     break;
@@ -90,6 +90,7 @@ impl Shard {
                 version: &version,
                 output_level: 0,
                 now_ms: self.now_ms(&state.keyspace, None),
+                cancelled: &self.closing,
             };
             for output in rewrite(context, &mut merge).await? {
                 outputs.push((Rc::clone(&state), output));
@@ -101,7 +102,11 @@ impl Shard {
         self.commit_flush(&slot, outputs).await
     }
 
-    async fn commit_flush(&self, slot: &MemtableSlot, outputs: Vec<(Rc<KeyspaceState>, Output)>) -> Result<()> {
+    async fn commit_flush(
+        self: &Rc<Self>,
+        slot: &MemtableSlot,
+        outputs: Vec<(Rc<KeyspaceState>, Output)>,
+    ) -> Result<()> {
         let checkpoint = slot.checkpoint.get();
         let next = self.memtables.second().expect("only a memtable that has frozen is flushed");
         if !outputs.is_empty() || checkpoint.is_some() {
@@ -134,11 +139,15 @@ impl Shard {
             // Empty: nothing durable changes, and the log before it is held until the next flush.
             self.memtables.pop();
         }
-        self.volume.reclaim().await;
         self.update_level_0_count();
         self.events.admission.notify_all();
         self.events.compaction.notify_all();
         self.events.checkpoint.notify_all();
+        // To give back what a large compaction has left takes the device a while: writers and the next flush do not wait for it.
+        let volume = self.volume.clone();
+        self.spawn_task(Class::Compaction, async move {
+            volume.reclaim().await;
+        });
         Ok(())
     }
 

@@ -111,6 +111,13 @@ impl Memtables {
         self.slots.borrow_mut().push_back(slot);
     }
 
+    /// A checkpoint has failed: no flush completes it any more.
+    pub(crate) fn unmark_checkpoint(&self, id: u64) {
+        for slot in self.slots.borrow().iter().filter(|slot| slot.checkpoint.get() == Some(id)) {
+            slot.checkpoint.set(None);
+        }
+    }
+
     /// Takes the oldest memtable away after its flush.
     pub(crate) fn pop(&self) {
         let mut slots = self.slots.borrow_mut();

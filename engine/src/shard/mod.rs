@@ -66,7 +66,6 @@ pub(crate) struct ShardConfig {
     pub(crate) memtable_bytes: usize,
     pub(crate) table_bytes: usize,
     pub(crate) key_groups: u32,
-    pub(crate) shards: usize,
     pub(crate) read_only: bool,
 }
 
@@ -86,6 +85,8 @@ pub(crate) struct Shard {
     pub(crate) gate: Arc<EpochGate>,
     /// Absent in a read-only engine. Held from the making of an edit to the installation of what it says.
     manifest: LocalMutex<Option<Manifest>>,
+    /// The manifest's state at the opening: what counts in a read-only engine.
+    found: ManifestState,
     /// The SSTs that the manifest refers to: in current versions and in checkpoints.
     files: RefCell<BTreeMap<SstId, Arc<SstFile>>>,
     /// Logs of earlier openings whose entries are in the oldest memtable; they are given back with it.
@@ -101,7 +102,12 @@ pub(crate) struct Shard {
     /// Operators in flight on this core, by parity of their epoch (those from other threads are counted in the gate).
     scopes: [Cell<u64>; 2],
     poison: RefCell<Option<String>>,
+    /// The last flush found no space.
     out_of_space: Cell<bool>,
+    /// Bytes that may still be written before writers let background work have its slice.
+    pace_bytes: Cell<usize>,
+    /// The last compaction found no space.
+    compaction_out_of_space: Cell<bool>,
     watermark_ms: Cell<Option<u64>>,
     closing: Cell<bool>,
     /// Background tasks that run.
@@ -218,10 +224,10 @@ impl Shard {
     }
 
     /// Records a failure of background work and says whether it leaves the shard writable.
-    fn background_failure(&self, error: &Error) {
+    fn background_failure(&self, error: &Error, out_of_space: &Cell<bool>) {
         match error {
             Error::NoSpace(_) => {
-                if !self.out_of_space.replace(true) {
+                if !out_of_space.replace(true) {
                     tracing::warn!(shard = self.id.0, %error, "background work waits for space");
                 }
                 self.events.checkpoint.notify_all();
@@ -308,9 +314,12 @@ impl Shard {
         }
     }
 
-    /// Looks at the manifest's state; there is none in a read-only engine.
-    pub(crate) fn manifest_state<T>(&self, look: impl FnOnce(&ManifestState) -> T) -> Option<T> {
-        self.manifest.peek().as_ref().map(|manifest| look(&manifest.state()))
+    /// Looks at the manifest's state.
+    pub(crate) fn manifest_state<T>(&self, look: impl FnOnce(&ManifestState) -> T) -> T {
+        match self.manifest.peek() {
+            Some(manifest) => look(&manifest.state()),
+            None => look(&self.found),
+        }
     }
 
     /// A barrier has ended this epoch: its last memtable's flush completes a checkpoint.

@@ -11,7 +11,6 @@ pub(super) struct Counters {
     pub(super) admission_waits: Cell<u64>,
     pub(super) bytes_flushed: Cell<u64>,
     pub(super) bytes_compacted: Cell<u64>,
-    pub(super) checkpoints: Cell<u64>,
     /// Tables in the fullest level 0.
     pub(super) level_0_tables_max: Cell<usize>,
 }
@@ -44,6 +43,8 @@ pub struct ShardStats {
     pub device_bytes_read: u64,
     /// Bytes in memtables.
     pub memtable_bytes: u64,
+    /// Bytes that the directories of open SSTs and the cache's tables take.
+    pub metadata_bytes: u64,
     /// Bytes of SSTs in the current versions.
     pub sst_bytes: u64,
     /// SSTs in the current versions, by level.
@@ -65,6 +66,7 @@ impl ShardStats {
         self.device_bytes_written += other.device_bytes_written;
         self.device_bytes_read += other.device_bytes_read;
         self.memtable_bytes += other.memtable_bytes;
+        self.metadata_bytes += other.metadata_bytes;
         self.sst_bytes += other.sst_bytes;
         self.tables_by_level.resize(self.tables_by_level.len().max(other.tables_by_level.len()), 0);
         self.tables_by_level.iter_mut().zip(&other.tables_by_level).for_each(|(sum, tables)| *sum += tables);
@@ -88,10 +90,12 @@ impl Shard {
             device_bytes_written: io.written_bytes,
             device_bytes_read: io.read_bytes,
             memtable_bytes: self.memtables.memory_bytes() as u64,
+            metadata_bytes: self.blocks.cache().overhead_bytes() as u64,
             sst_bytes: 0,
             tables_by_level: vec![0; crate::version::LEVELS],
         };
         for state in self.all_keyspaces() {
+            stats.metadata_bytes += state.version().memory_bytes() as u64;
             for (level, table) in state.version().tables() {
                 stats.sst_bytes += table.bytes();
                 stats.tables_by_level[level] += 1;

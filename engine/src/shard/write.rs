@@ -9,6 +9,9 @@ use crate::shard::{LEVEL_0_TABLES_MAX, MEMTABLES_MAX, MemtableSlot, Shard, Write
 use crate::types::{Epoch, Kind, Trailer};
 use crate::wal::BatchEncoder;
 
+/// A writer that runs on without waiting lets background work have a slice each time it has filled this share of the room that is left.
+const ROOM_SHARES: u64 = 64;
+
 /// Fixed bytes that an entry costs beside its key and value, about.
 const ENTRY_OVERHEAD_BYTES: usize = 32;
 
@@ -64,6 +67,10 @@ impl Shard {
     /// would wait for itself.
     #[inline]
     async fn admit(&self, epoch: Option<Epoch>, bytes: usize) -> Result<()> {
+        if self.pace_bytes.get() < bytes {
+            self.pace(bytes).await;
+        }
+        self.pace_bytes.set(self.pace_bytes.get().saturating_sub(bytes));
         self.check_writable()?;
         self.wal.reserve(bytes).await?;
         while !self.may_write(bytes)? && !self.is_straggler(epoch) {
@@ -83,12 +90,29 @@ impl Shard {
         epoch.is_some_and(|epoch| epoch < self.memtables.epoch())
     }
 
+    /// Slows writers smoothly, and early: the less room is left for writes until flush and compaction have made more, the fewer bytes
+    /// are admitted between two turns of the executor, in each of which background work gets its slice. Without this an operator
+    /// that never waits would fill all memtables at full speed and then stand still for as long as a flush takes.
+    #[cold]
+    async fn pace(&self, bytes: usize) {
+        if self.memtables.len() > 1 || self.counters.level_0_tables_max.get() >= LEVEL_0_TABLES_MAX / 4 {
+            self.handle.yield_now().await;
+        }
+        let capacity = MEMTABLES_MAX * self.config.memtable_bytes;
+        let memory_room = capacity.saturating_sub(self.memtables.memory_bytes());
+        let tables_room = LEVEL_0_TABLES_MAX.saturating_sub(self.counters.level_0_tables_max.get());
+        let room = memory_room.min(capacity / LEVEL_0_TABLES_MAX * tables_room);
+        // By the square of what is left: hardly anything while there is much, almost to a standstill at the end.
+        let share = room as u64 * room as u64 / (capacity as u64 * ROOM_SHARES);
+        self.pace_bytes.set((share as usize).max(bytes));
+    }
+
     #[inline]
     fn may_write(&self, bytes: usize) -> Result<bool> {
         if self.memtables.len() < MEMTABLES_MAX
             && self.memtables.active().memtable.memory_bytes() < self.config.memtable_bytes
         {
-            return Ok(!self.level_0_is_full());
+            return self.level_0_has_room();
         }
         self.may_write_when_full(bytes)
     }
@@ -107,11 +131,17 @@ impl Shard {
             }
             return Ok(false);
         }
-        Ok(!self.level_0_is_full())
+        self.level_0_has_room()
     }
 
-    fn level_0_is_full(&self) -> bool {
-        self.counters.level_0_tables_max.get() >= LEVEL_0_TABLES_MAX
+    #[inline]
+    fn level_0_has_room(&self) -> Result<bool> {
+        let full = self.counters.level_0_tables_max.get() >= LEVEL_0_TABLES_MAX;
+        if full && self.compaction_out_of_space.get() {
+            let path = self.volume.device().path().display();
+            return Err(Error::NoSpace(format!("shard {} cannot compact level 0; free space on {path}", self.id)));
+        }
+        Ok(!full)
     }
 
     /// Puts a batch into the memtable and the log's buffer; nothing here waits. Returns the log record to wait for.
@@ -133,14 +163,11 @@ impl Shard {
         let mut encoder = logs.then(|| BatchEncoder::begin(&mut pending, base));
         for (index, write) in writes.enumerate() {
             let key = write.keyspace.stored_key(write.key);
-            let mut expiry = [0; 8];
-            let (kind, head) = match (write.value, self.expiry_ms(&write, time_ms)) {
+            let expires_at = self.expiry_ms(&write, time_ms).map(u64::to_le_bytes);
+            let (kind, head) = match (write.value, &expires_at) {
                 (None, _) => (Kind::Delete, &[][..]),
                 (Some(_), None) => (Kind::Put, &[][..]),
-                (Some(_), Some(expires_at_ms)) => {
-                    expiry = expires_at_ms.to_le_bytes();
-                    (Kind::PutExpiring, &expiry[..])
-                }
+                (Some(_), Some(bytes)) => (Kind::PutExpiring, &bytes[..]),
             };
             let value = [head, write.value.unwrap_or_default()];
             let seq = crate::types::SeqNo(base.0 + index as u64);

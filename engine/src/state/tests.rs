@@ -438,8 +438,16 @@ enum TimerStep {
 fn timers_fire_in_order_of_time_and_key() {
     let dir = TempDir::new().unwrap();
     let descriptor = Descriptor::<Timers<u16>>::new("timers");
-    let open =
-        || Engine::open(options(&dir).durability(Durability::Interval(Duration::from_millis(5))).shards(1).key_groups(8).state(&descriptor)).unwrap();
+    let open = || {
+        Engine::open(
+            options(&dir)
+                .durability(Durability::Interval(Duration::from_millis(5)))
+                .shards(1)
+                .key_groups(8)
+                .state(&descriptor),
+        )
+        .unwrap()
+    };
     let engine = RefCell::new(Some(open()));
     let model: RefCell<BTreeSet<(i64, u16)>> = RefCell::default();
     let step = prop_oneof![

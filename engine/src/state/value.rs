@@ -29,7 +29,7 @@ use crate::{Keyspace, LocalShard, Partition, Result, Scan, ScanRange};
 ///     .on_shard(&partition_of(&user), move |shard| async move {
 ///         let count = visits.get(&shard, &user).await?.unwrap_or(0) + 1;
 ///         visits.set(&shard, &user, &count).await?;
-///         Ok(count)
+///         siltstone::Result::Ok(count)
 ///     })
 ///     .await??;
 /// assert!(count > 0);

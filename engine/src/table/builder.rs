@@ -159,7 +159,11 @@ impl TableBuilder {
     /// Bytes that the SST would have if it ended here, to within a few pages.
     pub(crate) fn estimated_bytes(&self) -> u64 {
         let page_bytes = self.options.page_bytes;
-        let block_bytes = if self.data.is_empty() { 0 } else { self.data.block_bytes().next_multiple_of(page_bytes) };
+        let block_bytes = match self.data.is_empty() {
+            true => 0,
+            // Pages are powers of two: no division for each entry.
+            false => (self.data.block_bytes() + page_bytes - 1) & !(page_bytes - 1),
+        };
         let filter_bytes = self.filter.as_ref().map_or(0, FilterBuilder::estimated_bytes);
         // One page for the directory, one for the footer.
         self.bytes_written() + (block_bytes + filter_bytes + self.index.estimated_bytes() + 2 * page_bytes) as u64

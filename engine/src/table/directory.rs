@@ -15,6 +15,7 @@
 //!    a gap, in this order.
 //! 2. Separators ascend: those of the filter by key, those of the index as entries do.
 
+#[cfg(test)]
 use std::ops::Range;
 
 use super::block::{BlockHandle, BlockHeader, BlockType, HEADER_BYTES, TableId, VersionBound, payload, verify_block};
@@ -117,6 +118,7 @@ impl Directory {
 
     /// The filter partitions that may hold keys which start with `prefix`, mostly one: the SST may have such keys only
     /// if one of them may contain the prefix's hash. `None` where the SST cannot answer for prefixes.
+    #[cfg(test)]
     pub(crate) fn find_prefix_filters(&self, prefix: &[u8]) -> Option<Range<usize>> {
         if !self.properties.prefix_filter || self.filter_partitions() == 0 {
             return None;

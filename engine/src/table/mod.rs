@@ -46,14 +46,12 @@ mod properties;
 mod tests;
 
 pub(crate) use block::{
-    BlockCursor, BlockHandle, BlockType, Lookup, PAGE_BYTES_MAX, PAGE_BYTES_MIN, TableId, VersionBound, check_entries,
-    data_get, verify_block,
+    BlockCursor, BlockHandle, BlockType, Lookup, TableId, VersionBound, check_entries, data_get, verify_block,
 };
-pub(crate) use builder::{
-    FILTER_BITS_PER_KEY_MAX, KEY_BYTES_MAX, PageSink, TableBuilder, TableOptions, TableSummary, VALUE_BYTES_MAX,
-};
+#[cfg(test)]
+pub(crate) use builder::{KEY_BYTES_MAX, TableSummary, VALUE_BYTES_MAX};
+pub(crate) use builder::{PageSink, TableBuilder, TableOptions};
 pub(crate) use directory::Directory;
 pub(crate) use filter::{filter_may_contain, key_hash};
-pub(crate) use footer::{Footer, decode_footer};
+pub(crate) use footer::decode_footer;
 pub(crate) use index::{IndexCursor, index_find};
-pub(crate) use properties::Properties;

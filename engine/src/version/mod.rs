@@ -33,6 +33,9 @@ pub(crate) struct Version {
     levels: [Vec<Rc<Table>>; LEVELS],
 }
 
+/// What is visible of an SST: its first and last key there, or border of groups.
+type VisibleBounds = (Box<[u8]>, Box<[u8]>, SstId);
+
 /// A change of a version: tables that go and tables that come, with their levels.
 #[derive(Default)]
 pub(crate) struct VersionChange {
@@ -76,7 +79,7 @@ impl Version {
     pub(crate) fn check_bounds<'t>(
         tables: impl Iterator<Item = (usize, &'t Arc<SstMeta>, &'t Range<u32>)>,
     ) -> Result<()> {
-        let mut levels: [Vec<(Box<[u8]>, Box<[u8]>, SstId)>; LEVELS] = Default::default();
+        let mut levels: [Vec<VisibleBounds>; LEVELS] = Default::default();
         for (level, meta, groups) in tables {
             let Some(tables) = levels.get_mut(level) else {
                 return Err(Error::corruption("manifest", format!("SST {} is in level {level}", meta.id)));

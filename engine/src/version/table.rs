@@ -66,11 +66,6 @@ impl Table {
         key >= &*self.lower && key <= &*self.upper
     }
 
-    /// Whether some key of an inclusive range of stored keys may be visible in it.
-    pub(crate) fn overlaps(&self, smallest: &[u8], largest: &[u8]) -> bool {
-        &*self.lower <= largest && smallest <= &*self.upper
-    }
-
     /// The key groups in which its entries are visible.
     pub(crate) fn groups(&self) -> &Range<u32> {
         &self.groups

@@ -2,11 +2,17 @@
 
 use siltstone_io::{Buffer, Device, Placement, WriteDurability};
 
+use super::bytes::is_zero;
 use super::superblock::{
-    AREA_BYTES, Defect, EXTENT_BYTES_MIN, Found, SUPERBLOCK_BYTES, Superblock, VERSION, copy_offset, defects_of_copies,
-    judge, was_never_finished,
+    AREA_BYTES, Defect, EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Found, SUPERBLOCK_BYTES, Superblock, VERSION, copy_offset,
+    defects_of_copies, judge, was_never_finished,
 };
 use crate::{Error, Result};
+
+/// How much is read at a time where a blank device is looked for; the area ends within the first piece.
+const PIECE_BYTES: usize = 64 << 10;
+
+const _: () = assert!(AREA_BYTES <= PIECE_BYTES && PIECE_BYTES <= EXTENT_BYTES_MIN as usize);
 
 /// What is found at the beginning of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +55,21 @@ async fn read_area(device: &Device) -> Result<Vec<u8>> {
     Ok(area)
 }
 
+/// Whether nothing stands behind the area, up to where the largest first extent ends: other formats may keep their first 64 KiB free.
+async fn is_zero_behind_area(device: &Device) -> Result<bool> {
+    let end = device.len_bytes().min(u64::from(EXTENT_BYTES_MAX)) / PIECE_BYTES as u64 * PIECE_BYTES as u64;
+    let mut buffer = Buffer::heap(PIECE_BYTES);
+    for offset in (PIECE_BYTES as u64..end).step_by(PIECE_BYTES) {
+        let (result, back) = device.read(offset, buffer, PIECE_BYTES).await;
+        result?;
+        buffer = back;
+        if !is_zero(&buffer[..PIECE_BYTES]) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Reads the newest superblock.
 ///
 /// # Errors
@@ -65,8 +86,9 @@ pub(crate) async fn probe(device: &Device) -> Result<Probe> {
         }
         None => {}
     }
-    // Creation begins by reserving extent 0: a shorter file that is not empty is something else.
-    if (bytes == 0 || bytes >= u64::from(EXTENT_BYTES_MIN)) && was_never_finished(&area) {
+    // Creation begins by reserving extent 0: a shorter file that is not empty is something else, and so is one with anything behind the area.
+    let may_be_blank = (bytes == 0 || bytes >= u64::from(EXTENT_BYTES_MIN)) && was_never_finished(&area);
+    if may_be_blank && is_zero_behind_area(device).await? {
         return Ok(Probe::Blank);
     }
     let not_a_volume = |reason: String| Error::NotAVolume { path: device.path().to_path_buf(), reason };

@@ -250,10 +250,12 @@ pub(super) fn judge(area: &[u8]) -> (Vec<Defect>, Option<Found>) {
 }
 
 /// Whether the first superblock of this area cannot have been written in full: the second pair of copies is untouched, and what
-/// the first pair holds is nothing, or a torn beginning of a copy.
+/// the first pair holds is nothing, or torn copies of a superblock without shards, which is zero from [`RESERVED_AT`] on.
 pub(super) fn was_never_finished(area: &[u8]) -> bool {
     let copy = |copy: usize| &area[copy_offset(copy) as usize..][..SUPERBLOCK_BYTES];
-    let torn = |page: &[u8]| page[..8].iter().zip(MAGIC).all(|(&found, magic)| found == magic || found == 0);
+    let torn = |page: &[u8]| {
+        page[..8].iter().zip(MAGIC).all(|(&found, magic)| found == magic || found == 0) && is_zero(&page[RESERVED_AT..])
+    };
     let outside_is_zero = (0..COPIES).all(|copy| {
         let end = copy * COPY_SPACING_BYTES + SUPERBLOCK_BYTES;
         is_zero(&area[end..area.len().min((copy + 1) * COPY_SPACING_BYTES)])
@@ -347,6 +349,11 @@ mod tests {
         let mut foreign = area(&[]);
         foreign[0] = b'x';
         assert!(!was_never_finished(&foreign));
+        for partition_table in [446, 512, 1024 + 56, 16384 + 60] {
+            let mut foreign = area(&[]);
+            foreign[partition_table] = 1;
+            assert!(!was_never_finished(&foreign), "byte {partition_table}");
+        }
         let mut foreign = area(&[]);
         foreign[9000] = 1;
         assert!(!was_never_finished(&foreign));

@@ -82,6 +82,12 @@ impl SstWriter {
         self.id
     }
 
+    /// Whether [`Self::drain_if_needed`] has anything to do: a look between entries without the cost of a future.
+    #[inline]
+    pub(crate) fn needs_drain(&self) -> bool {
+        !self.full.is_empty()
+    }
+
     /// Writes what is queued; waits only while the most writes are in flight. After an error the writer is to be dropped.
     pub(crate) async fn drain_if_needed(&mut self) -> Result<()> {
         while let Some(buffer) = self.full.pop_front() {

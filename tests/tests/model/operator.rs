@@ -166,9 +166,7 @@ async fn read_snapshot(
 impl Do {
     async fn run(self, shard: &LocalShard) -> Result<Seen> {
         Ok(match self {
-            Do::Get(keyspace, key) => {
-                Seen::Values(vec![shard.get(&keyspace, &key).await?.map(|value| value.to_vec())])
-            }
+            Do::Get(keyspace, key) => Seen::Values(vec![shard.get(&keyspace, &key).await?.map(|value| value.to_vec())]),
             Do::GetMany(keyspace, keys) => {
                 let values = shard.get_many(&keyspace, &keys).await?;
                 Seen::Values(values.into_iter().map(|value| value.map(|value| value.to_vec())).collect())

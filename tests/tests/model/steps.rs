@@ -234,7 +234,8 @@ impl World {
         let name = format!("checkpoint {}", self.random.below(6));
         let bytes = vec![7; self.random.below(40) as usize];
         let future = self.engine().checkpoint(&name, bytes.clone());
-        self.pending = Some((Saved { name, bytes, state: self.state.clone(), created_meanwhile: State::new() }, Box::pin(future)));
+        self.pending =
+            Some((Saved { name, bytes, state: self.state.clone(), created_meanwhile: State::new() }, Box::pin(future)));
         let busy = self.engine().checkpoint("too early", Vec::new()).now_or_never();
         assert!(matches!(busy, Some(Err(Error::Busy(_))) | None), "two checkpoints at a time");
     }

@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use siltstone::{
-    CheckpointInfo, Durability, Engine, Keyspace, KeyspaceOptions, Options, Partition, Result, Snapshot, TimeDomain, Ttl,
+    CheckpointInfo, Durability, Engine, Keyspace, KeyspaceOptions, Options, Partition, Result, Snapshot, TimeDomain,
+    Ttl,
 };
 use siltstone_io::Random;
 use siltstone_tests::{Node, Simulation, keys};

@@ -14,8 +14,10 @@ pub(crate) struct VersionBound(u64);
 
 impl VersionBound {
     /// Before all versions of the key.
+    #[cfg(test)]
     pub(crate) const NEWEST: VersionBound = VersionBound(u64::MAX);
     /// At the oldest trailer that there can be.
+    #[cfg(test)]
     pub(crate) const OLDEST: VersionBound = VersionBound(0);
 
     /// Before the newest version that the view sees.

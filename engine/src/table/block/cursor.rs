@@ -68,6 +68,7 @@ impl<B: AsRef<[u8]>> BlockCursor<B> {
 
     /// Goes over to another block, on no entry of it yet; keeps the key buffer. On an error the cursor stays with the
     /// old block.
+    #[cfg(test)]
     pub(crate) fn replace(&mut self, block: B) -> Result<()> {
         self.layout = Layout::parse(block.as_ref())?;
         self.block = block;

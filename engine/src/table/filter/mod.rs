@@ -22,6 +22,6 @@
 mod bloom;
 mod builder;
 
-pub(in crate::table) use bloom::{FILTER_LINE_BYTES, FILTER_PROBES_MAX, capacity};
+pub(in crate::table) use bloom::{FILTER_LINE_BYTES, FILTER_PROBES_MAX};
 pub(crate) use bloom::{filter_may_contain, key_hash};
-pub(in crate::table) use builder::{FilterBuilder, FilterPartition};
+pub(in crate::table) use builder::FilterBuilder;

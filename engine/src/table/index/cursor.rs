@@ -59,6 +59,7 @@ impl<B: AsRef<[u8]>> IndexCursor<B> {
 
     /// The key of the separator: no key of the data block is above it.
     #[inline]
+    #[cfg(test)]
     pub(crate) fn separator(&self) -> &[u8] {
         self.0.key()
     }
@@ -89,11 +90,6 @@ impl<B: AsRef<[u8]>> IndexCursor<B> {
     /// To the data block before; from the first to none.
     pub(crate) fn prev(&mut self) -> Result<()> {
         self.0.prev()
-    }
-
-    /// What pins the partition.
-    pub(crate) fn block(&self) -> &B {
-        self.0.block()
     }
 }
 

@@ -17,6 +17,6 @@ mod builder;
 mod cursor;
 mod separators;
 
-pub(in crate::table) use builder::{IndexBuilder, IndexPartition, shortest_separator};
+pub(in crate::table) use builder::{IndexBuilder, shortest_separator};
 pub(crate) use cursor::{IndexCursor, index_find};
 pub(in crate::table) use separators::Separators;

@@ -1,6 +1,9 @@
-//! The flights job as its users run it: the built program against an independent reference.
+//! The program as its users run it: the flights job against an independent reference, and the commands that look into volumes.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod input;
+mod inspect;
 mod kill;
 mod reference;
 
@@ -34,6 +37,11 @@ impl Place {
         command.arg("--output").arg(self.path("out")).args(args);
         command.stdin(Stdio::null()).env_remove("RUST_LOG");
         command
+    }
+
+    /// Another command of the program.
+    pub(crate) fn command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_siltstone")).args(args).env_remove("RUST_LOG").output().unwrap()
     }
 
     pub(crate) fn run(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
