@@ -93,7 +93,12 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
     if let Some(found) = found {
         if plan.config.durability != Durability::Checkpoint {
             let writer = LogWriter::create(volume.clone(), Placement::Wal).await?;
-            chains.push(WalChain { head: writer.head(), end: None, groups: plan.groups.clone() });
+            chains.push(WalChain {
+                head: writer.head(),
+                end: None,
+                groups: plan.groups.clone(),
+                first_entry: next_seq,
+            });
             log = Some(writer);
         }
         let writer = Manifest::resume(volume.clone(), found).await?;
@@ -220,7 +225,8 @@ async fn replay(volume: &Volume, state: &ManifestState, groups: &Range<u32>, mem
                 replay.last_seq = replay.last_seq.max(operation.trailer.seq());
                 let group = stored_group(operation.key).map_or(u32::MAX, |group| u32::from(group.0));
                 let known = state.keyspaces.contains_key(&operation.keyspace);
-                if known && groups.contains(&group) && chain.groups.contains(&group) {
+                let written_out = operation.trailer.seq() < chain.first_entry;
+                if known && !written_out && groups.contains(&group) && chain.groups.contains(&group) {
                     entries += 1;
                     let value = [operation.value, &[]];
                     memtable.insert(operation.keyspace, operation.key, operation.trailer, value, SeqNo(0));

@@ -205,7 +205,7 @@ impl Shard {
         self.memtables.push(Rc::new(MemtableSlot {
             memtable: Rc::new(Memtable::new()),
             epoch,
-            wal: self.wal.chain_from_here(&self.groups),
+            wal: self.wal.chain_from_here(&self.groups, self.memtables.first_seq_of_next(epoch)),
             checkpoint: std::cell::Cell::new(None),
         }));
         self.events.flush.notify_all();
