@@ -16,7 +16,8 @@ fn stragglers_are_in_the_checkpoint_wholly_and_later_operators_not_at_all() {
         let durability = if random.chance(0.5) { Durability::Sync } else { Durability::Checkpoint };
         let node = open(&mut simulation, shards, durability, Restore::Latest);
         let keyspace = node.engine.keyspace("state").unwrap_or_else(|error| panic!("{error}"));
-        node.run(write_around_a_barrier(&node.engine, &keyspace, &mut random)).unwrap_or_else(|error| panic!("{error}"));
+        node.run(write_around_a_barrier(&node.engine, &keyspace, &mut random))
+            .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(values(&node), vec![1; 40 * usize::from(WRITES)], "later operators have the last word");
 
         // After a crash, also of the log's tail: newer versions must not give way to stragglers' that are replayed.

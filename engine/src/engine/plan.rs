@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn pieces_of_one_sst_are_joined_again() {
-        let whole = resharded(&volume(&[0..KEY_GROUPS]), 1, KEY_GROUPS);
+        let whole = resharded(&volume(std::slice::from_ref(&(0..KEY_GROUPS))), 1, KEY_GROUPS);
         let split = resharded(&whole, 5, KEY_GROUPS);
         assert!(split.iter().all(|state| state.keyspaces[&KeyspaceId(0)].ssts.len() == 1));
         assert_eq!(resharded(&split, 1, KEY_GROUPS), whole);
