@@ -105,9 +105,10 @@ fn merged_chains<'s>(chains: impl Iterator<Item = &'s WalChain>, groups: &Range<
     for chain in chains {
         let Some(groups) = intersection(&chain.groups, groups) else { continue };
         // Shards own groups in order, so what touches comes next to each other.
-        let touching = merged
-            .iter_mut()
-            .find(|other| (other.head, other.end, other.groups.end) == (chain.head, chain.end, groups.start));
+        let touching = merged.iter_mut().find(|other| {
+            (other.head, other.end, other.first_entry, other.groups.end)
+                == (chain.head, chain.end, chain.first_entry, groups.start)
+        });
         match touching {
             Some(other) => other.groups.end = groups.end,
             None => merged.push(WalChain { groups, ..chain.clone() }),
@@ -184,7 +185,9 @@ mod tests {
             meta: sst(id as u64, groups),
         }));
         let head = LogPosition { log_id: 9, extent: ExtentId(99), page: 0, seq: 1 };
-        edits.push(ManifestEdit::WalFloor { chains: vec![WalChain { head, end: Some(4), groups: 0..KEY_GROUPS }] });
+        edits.push(ManifestEdit::WalFloor {
+            chains: vec![WalChain { head, end: Some(4), groups: 0..KEY_GROUPS, first_entry: crate::types::SeqNo(1) }],
+        });
         edits.push(ManifestEdit::CheckpointPart { id: 1, epoch: Epoch(1) });
         let info = CheckpointInfo { name: "c".into(), bytes: vec![], wall_ms: 0, shards: 1 };
         edits.push(ManifestEdit::CheckpointCommit { id: 1, info });
@@ -260,7 +263,7 @@ mod tests {
 
     #[test]
     fn pieces_of_one_sst_are_joined_again() {
-        let whole = resharded(&volume(&[0..KEY_GROUPS]), 1, KEY_GROUPS);
+        let whole = resharded(&volume(std::slice::from_ref(&(0..KEY_GROUPS))), 1, KEY_GROUPS);
         let split = resharded(&whole, 5, KEY_GROUPS);
         assert!(split.iter().all(|state| state.keyspaces[&KeyspaceId(0)].ssts.len() == 1));
         assert_eq!(resharded(&split, 1, KEY_GROUPS), whole);

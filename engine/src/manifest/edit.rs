@@ -20,7 +20,7 @@
 //! | 4 | keyspace drop | id u32 |
 //! | 5 | SST add | keyspace u32, level u8, groups (first u32, end u32), SST |
 //! | 6 | SST remove | keyspace u32, level u8, first group u32, SST id u64 |
-//! | 7 | WAL floor | list of chains: position (log u64, extent u32, page u32, seq u64), closed u8, last seq u64, groups |
+//! | 7 | WAL floor | list of chains: position (log u64, extent u32, page u32, seq u64), closed u8, last seq u64, groups, first entry's seq u64 |
 //! | 8 | last sequence | seq u64 |
 //! | 9 | epoch | epoch u64 |
 //! | 10 | checkpoint part | checkpoint u64, epoch u64 |
@@ -138,6 +138,9 @@ pub(crate) struct WalChain {
     pub(crate) end: Option<u64>,
     /// The key groups whose entries count; those of others have been written out, or are another shard's.
     pub(crate) groups: Range<u32>,
+    /// Entries with smaller sequence numbers have been written out. The head alone does not tell: a commit, and the stragglers behind it, hold
+    /// entries of older memtables too, and what an SST has newer versions of must not come back into a memtable.
+    pub(crate) first_entry: SeqNo,
 }
 
 /// What shard 0 knows of a checkpoint.
@@ -412,7 +415,7 @@ impl SstMeta {
 }
 
 impl WalChain {
-    const BYTES: usize = 8 + 4 + 4 + 8 + 1 + 8 + 8;
+    const BYTES: usize = 8 + 4 + 4 + 8 + 1 + 8 + 8 + 8;
 
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64(self.head.log_id);
@@ -422,6 +425,7 @@ impl WalChain {
         out.put_u8(u8::from(self.end.is_some()));
         out.put_u64(self.end.unwrap_or(0));
         put_groups(out, &self.groups);
+        out.put_u64(self.first_entry.0);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<WalChain> {
@@ -436,7 +440,8 @@ impl WalChain {
         if !closed && end != 0 {
             return Err(Error::corruption(STRUCTURE, "an open WAL chain has an end"));
         }
-        Ok(WalChain { head, end: closed.then_some(end), groups: read_groups(reader)? })
+        let groups = read_groups(reader)?;
+        Ok(WalChain { head, end: closed.then_some(end), groups, first_entry: SeqNo(reader.u64()?) })
     }
 }
 
@@ -524,11 +529,12 @@ pub(super) mod tests {
         let seq = || (0..=SeqNo::MAX.0).prop_map(SeqNo);
         let epoch = || any::<u64>().prop_map(Epoch);
         let groups = || (0..100u32, 1..100u32).prop_map(|(start, count)| start..start + count);
-        let chain = (any::<(u64, u32, u32, u64, Option<u64>)>(), groups()).prop_map(
-            |((log_id, extent, page, seq, end), groups)| WalChain {
+        let chain = (any::<(u64, u32, u32, u64, Option<u64>)>(), groups(), seq()).prop_map(
+            |((log_id, extent, page, seq, end), groups, first_entry)| WalChain {
                 head: LogPosition { log_id, extent: ExtentId(extent), page, seq },
                 end,
                 groups,
+                first_entry,
             },
         );
         let sst_ref =

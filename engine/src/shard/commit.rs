@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::log::{self, LogPosition, LogWriter};
 use crate::manifest::WalChain;
 use crate::shard::Shard;
-use crate::types::ExtentId;
+use crate::types::{ExtentId, SeqNo};
 
 /// Pending bytes at which `Interval` durability writes before its time.
 const PENDING_BYTES_MAX: usize = 256 << 10;
@@ -97,10 +97,10 @@ impl WalWriter {
         }
     }
 
-    /// The part of the log that a memtable which starts now needs.
-    pub(crate) fn chain_from_here(&self, groups: &Range<u32>) -> Vec<WalChain> {
+    /// The part of the log that a memtable which starts now, with this sequence number, needs.
+    pub(crate) fn chain_from_here(&self, groups: &Range<u32>, first_entry: SeqNo) -> Vec<WalChain> {
         match (&self.log, self.commit_start.get()) {
-            (Some(_), Some(head)) => vec![WalChain { head, end: None, groups: groups.clone() }],
+            (Some(_), Some(head)) => vec![WalChain { head, end: None, groups: groups.clone(), first_entry }],
             _ => Vec::new(),
         }
     }

@@ -37,6 +37,13 @@ struct OpenEpoch {
     end: Option<u64>,
 }
 
+impl OpenEpoch {
+    /// Where its sequence numbers end, where it is over now.
+    fn end_if_over(&self) -> u64 {
+        self.next + STRAGGLER_SEQS
+    }
+}
+
 pub(crate) struct Memtables {
     slots: RefCell<VecDeque<Rc<MemtableSlot>>>,
     epochs: RefCell<Vec<OpenEpoch>>,
@@ -97,12 +104,19 @@ impl Memtables {
         Rc::clone(slot.expect("an epoch with operations in flight has its memtable"))
     }
 
+    /// The least sequence number that a memtable can hold which is pushed now, for this epoch.
+    pub(crate) fn first_seq_of_next(&self, epoch: Epoch) -> SeqNo {
+        let epochs = self.epochs.borrow();
+        let last = epochs.last().expect("there is always an open epoch");
+        SeqNo(if epoch > last.epoch { last.end_if_over() } else { last.next })
+    }
+
     /// Puts a new active memtable behind the others; where its epoch is a new one, the one before is over.
     pub(crate) fn push(&self, slot: Rc<MemtableSlot>) {
         let mut epochs = self.epochs.borrow_mut();
         let last = epochs.last_mut().expect("there is always an open epoch");
         if slot.epoch > last.epoch {
-            let end = last.next + STRAGGLER_SEQS;
+            let end = last.end_if_over();
             assert!(end < SeqNo::MAX.0, "sequence numbers are used up");
             last.end = Some(end);
             epochs.push(OpenEpoch { epoch: slot.epoch, next: end, end: None });

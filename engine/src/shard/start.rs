@@ -3,9 +3,10 @@
 //! # Steps, and what a crash after each leaves
 //!
 //! 1. The logs that the manifest names are replayed into one memtable. Nothing is written.
-//! 2. A new log is begun, and the manifest goes on in a new file of its own, which names both the old logs and the new one. A crash before
+//! 2. The device is flushed: what recovery has read may be in a volatile cache (where the process ended, and not the power), and is now promised to
+//!    readers and named in the manifest.
+//! 3. A new log is begun, and the manifest goes on in a new file of its own, which names both the old logs and the new one. A crash before
 //!    the root page is durable: the old manifest holds; after: the old logs are replayed again, and the new one, empty or not, behind them.
-//! 3. The device is flushed: what recovery has read may have been in a volatile cache, and is now promised to readers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,7 +93,12 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
     if let Some(found) = found {
         if plan.config.durability != Durability::Checkpoint {
             let writer = LogWriter::create(volume.clone(), Placement::Wal).await?;
-            chains.push(WalChain { head: writer.head(), end: None, groups: plan.groups.clone() });
+            chains.push(WalChain {
+                head: writer.head(),
+                end: None,
+                groups: plan.groups.clone(),
+                first_entry: next_seq,
+            });
             log = Some(writer);
         }
         let writer = Manifest::resume(volume.clone(), found).await?;
@@ -107,12 +113,12 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
         for (id, name, options) in missing {
             edits.push(ManifestEdit::KeyspaceCreate { id: *id, name: name.clone(), options: encode_options(options) });
         }
+        volume.flush().await?;
         for sst in writer.commit(edits).await? {
             if let Some(file) = plan.files.get(&sst) {
                 file.release();
             }
         }
-        volume.flush().await?;
         manifest = Some(writer);
     }
 
@@ -219,7 +225,8 @@ async fn replay(volume: &Volume, state: &ManifestState, groups: &Range<u32>, mem
                 replay.last_seq = replay.last_seq.max(operation.trailer.seq());
                 let group = stored_group(operation.key).map_or(u32::MAX, |group| u32::from(group.0));
                 let known = state.keyspaces.contains_key(&operation.keyspace);
-                if known && groups.contains(&group) && chain.groups.contains(&group) {
+                let written_out = operation.trailer.seq() < chain.first_entry;
+                if known && !written_out && groups.contains(&group) && chain.groups.contains(&group) {
                     entries += 1;
                     let value = [operation.value, &[]];
                     memtable.insert(operation.keyspace, operation.key, operation.trailer, value, SeqNo(0));

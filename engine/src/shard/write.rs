@@ -78,6 +78,10 @@ impl Shard {
             self.events.admission.wait().await;
             self.check_writable()?;
         }
+        // The log may have been written for the last time: what is let in now would be acknowledged and lost.
+        if self.is_closing() {
+            return Err(Error::Closed);
+        }
         Ok(())
     }
 
@@ -201,7 +205,7 @@ impl Shard {
         self.memtables.push(Rc::new(MemtableSlot {
             memtable: Rc::new(Memtable::new()),
             epoch,
-            wal: self.wal.chain_from_here(&self.groups),
+            wal: self.wal.chain_from_here(&self.groups, self.memtables.first_seq_of_next(epoch)),
             checkpoint: std::cell::Cell::new(None),
         }));
         self.events.flush.notify_all();

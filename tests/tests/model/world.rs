@@ -258,7 +258,7 @@ impl World {
         let partition = self.state[space].partition;
         let reverse = self.random.chance(0.4);
         let group = self.random.chance(0.2).then(|| self.random.below(u64::from(self.key_groups)) as u16);
-        let mut bound = |random: &mut Random| match random.below(5) {
+        let bound = |random: &mut Random| match random.below(5) {
             0 => Bound::Unbounded,
             1..3 => Bound::Excluded(keys::prefix(random, partition)),
             _ => Bound::Included(keys::prefix(random, partition)),
@@ -271,7 +271,7 @@ impl World {
                 let prefix = keys::prefix(&mut self.random, partition);
                 Keys::Range(
                     Bound::Excluded([&prefix[..], &[0]].concat()),
-                    Bound::Included([&prefix[..], &[b'b', b'b']].concat()),
+                    Bound::Included([&prefix[..], b"bb"].concat()),
                 )
             }
             _ => Keys::Range(bound(&mut self.random), bound(&mut self.random)),

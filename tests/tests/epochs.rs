@@ -1,0 +1,107 @@
+//! The epoch cut: operators in flight at a barrier are in the checkpoint wholly or not at all, by when they began.
+
+use siltstone::{Durability, Engine, Keyspace, KeyspaceOptions, Options, Partition, Restore, Result, ScanRange};
+use siltstone_io::Random;
+use siltstone_tests::{Node, Simulation, seeds};
+
+const WRITES: u8 = 5;
+
+/// Operators write, wait until they are let go on, and write again; the barrier opens while they wait.
+#[test]
+fn stragglers_are_in_the_checkpoint_wholly_and_later_operators_not_at_all() {
+    seeds::run("stragglers_are_in_the_checkpoint_wholly_and_later_operators_not_at_all", 60, |seed| {
+        let mut random = Random::new(seed);
+        let mut simulation = Simulation::new(seed);
+        let shards = 1 + random.below(4) as usize;
+        let durability = if random.chance(0.5) { Durability::Sync } else { Durability::Checkpoint };
+        let node = open(&mut simulation, shards, durability, Restore::Latest);
+        let keyspace = node.engine.keyspace("state").unwrap_or_else(|error| panic!("{error}"));
+        node.run(write_around_a_barrier(&node.engine, &keyspace, &mut random))
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(values(&node), vec![1; 40 * usize::from(WRITES)], "later operators have the last word");
+
+        // After a crash, also of the log's tail: newer versions must not give way to stragglers' that are replayed.
+        if random.chance(0.5) {
+            let closed = node.close();
+            assert!(closed.is_ok(), "{closed:?}");
+        } else {
+            drop(node);
+            simulation.disk.crash();
+            simulation.disk.restart();
+        }
+        if durability == Durability::Sync {
+            let node = open(&mut simulation, 1 + random.below(4) as usize, durability, Restore::Latest);
+            assert_eq!(values(&node), vec![1; 40 * usize::from(WRITES)], "replay brings stragglers' versions back");
+            drop(node);
+        }
+        let node = open(&mut simulation, 1 + random.below(4) as usize, durability, Restore::Checkpoint("cut".into()));
+        assert_eq!(values(&node), vec![0; 40 * usize::from(WRITES)], "the checkpoint is not what began before it");
+    });
+}
+
+/// 40 operators begin, write value 0 and wait; the barrier; operators on the same keys write value 1 and end; then the first ones go on.
+async fn write_around_a_barrier(engine: &Engine, keyspace: &Keyspace, random: &mut Random) -> Result<()> {
+    let bulk = 200 + random.below(600) as usize;
+    let mut gates = Vec::new();
+    let mut before = Vec::new();
+    for part in 0..40u8 {
+        let (gate, wait) = oneshot::channel::<()>();
+        gates.push(gate);
+        let keyspace = keyspace.clone();
+        before.push(engine.on_shard(&[part], move |shard| async move {
+            shard.put(&keyspace, &[part, 0], &vec![0; bulk]).await?;
+            let _ = wait.into_future().await;
+            for index in 1..WRITES {
+                shard.put(&keyspace, &[part, index], &vec![0; bulk]).await?;
+            }
+            Ok::<_, siltstone::Error>(())
+        }));
+    }
+    let checkpoint = engine.checkpoint("cut", Vec::new());
+    let mut after = Vec::new();
+    for part in 0..40u8 {
+        for index in 0..WRITES {
+            let put = async move |value: &[u8]| engine.put(keyspace, &[part, index], value).await;
+            after.push(async move { put(&vec![1; bulk / 4]).await });
+        }
+    }
+    let after = futures_util::future::join_all(after);
+    let release = async {
+        random.shuffle(&mut gates);
+        for gate in gates {
+            engine.stats().await?;
+            let _ = gate.send(());
+        }
+        for operator in before {
+            operator.await??;
+        }
+        checkpoint.await
+    };
+    let (after, checkpoint) = futures_util::future::join(after, release).await;
+    after.into_iter().collect::<Result<()>>()?;
+    checkpoint.map(|_| ())
+}
+
+/// The first byte of each value.
+fn values(node: &Node) -> Vec<u8> {
+    let keyspace = node.engine.keyspace("state").unwrap_or_else(|error| panic!("{error}"));
+    let mut scan = node.engine.scan(&keyspace, ScanRange::all());
+    let mut values = Vec::new();
+    while let Some((_, value)) = node.run(scan.next()).unwrap_or_else(|error| panic!("{error}")) {
+        values.push(value[0]);
+    }
+    values
+}
+
+fn open(simulation: &mut Simulation, shards: usize, durability: Durability, restore: Restore) -> Node {
+    let options: Options = simulation
+        .options()
+        .shards(shards)
+        .memory(shards * (4 << 20))
+        .memtable_bytes(16 << 10)
+        .extent_bytes(64 << 10)
+        .durability(durability)
+        .restore(restore)
+        .keyspace("state", KeyspaceOptions::default().partition(Partition::Prefix(1)));
+    simulation.open(options).unwrap_or_else(|error| panic!("the volume does not open: {error}"))
+}
