@@ -106,7 +106,8 @@ pub(crate) fn run(args: &FlightsArgs) -> Result<(), JobError> {
     let position = position.unwrap_or(JobPosition { input_bytes, ..JobPosition::default() });
     let source = Source::start(&input, position.source)?;
     let states = declarations.bind(&engine)?;
-    let summary = Run::new(engine, states, outputs, position, args.checkpoint_every).finish_job(&source, &args.output)?;
+    let summary =
+        Run::new(engine, states, outputs, position, args.checkpoint_every).finish_job(&source, &args.output)?;
     println!("{summary}");
     Ok(())
 }
