@@ -2,6 +2,8 @@
 //!
 //! Each wrapper adds nothing but visibility: what is measured or fuzzed is what the engine runs.
 
+pub mod fuzz;
+
 use crate::cache::{BlockKey, CacheConfig, PageCache, Priority};
 use crate::error::{Error, Result};
 use crate::memtable::Memtable;

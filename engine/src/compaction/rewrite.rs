@@ -155,6 +155,9 @@ impl<'c> Retention<'c> {
             self.kept_of_key = 0;
             self.hidden = false;
         }
+        if trailer.kind() == Kind::PutExpiring {
+            expiry_ms(value)?;
+        }
         if self.hidden || !self.serves_a_view(trailer.seq()) {
             return Ok(None);
         }

@@ -43,6 +43,8 @@ mod reader;
 mod tests;
 mod writer;
 
+#[cfg(feature = "internals")]
+pub(crate) use self::block::BlockHeader;
 pub(crate) use self::fifo::Fifo;
 pub(crate) use self::reader::{LogReader, read_chain};
 pub(crate) use self::writer::LogWriter;

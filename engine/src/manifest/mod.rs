@@ -47,7 +47,7 @@ use std::rc::Rc;
 use siltstone_io::Placement;
 
 pub(crate) use self::edit::{CheckpointInfo, ManifestEdit, SstMeta, WalChain};
-use self::edit::{decode_edits, encode_edits};
+pub(crate) use self::edit::{decode_edits, encode_edits};
 pub(crate) use self::root::damaged_roots;
 use self::root::{FoundRoot, Root, read_root, write_root};
 pub(crate) use self::state::{CheckpointPart, KeyspaceState, ManifestState, SstPlace};

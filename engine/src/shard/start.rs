@@ -267,6 +267,8 @@ pub(crate) fn encode_options(options: &KeyspaceOptions) -> Vec<u8> {
 }
 
 pub(crate) fn decode_options(name: &str, bytes: &[u8]) -> Result<KeyspaceOptions> {
-    postcard::from_bytes(bytes)
-        .map_err(|error| Error::corruption("manifest", format!("options of keyspace {name}: {error}")))
+    let damaged = |reason: String| Error::corruption("manifest", format!("options of keyspace {name}: {reason}"));
+    let options: KeyspaceOptions = postcard::from_bytes(bytes).map_err(|error| damaged(error.to_string()))?;
+    options.validate(name).map_err(|error| damaged(error.to_string()))?;
+    Ok(options)
 }

@@ -45,6 +45,8 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "internals")]
+pub(crate) use block::seal;
 pub(crate) use block::{
     BlockCursor, BlockHandle, BlockType, Lookup, TableId, VersionBound, check_entries, data_get, verify_block,
 };

@@ -78,6 +78,9 @@ pub(crate) fn decode_commit<'p>(mut payload: &'p [u8], mut each: impl FnMut(WalO
             if key.len() < 2 {
                 return Err(Error::corruption("WAL record", format!("a stored key of {} bytes", key.len())));
             }
+            if kind == Kind::PutExpiring && value.len() < size_of::<u64>() {
+                return Err(Error::corruption("WAL record", "an expiring value without its expiry time"));
+            }
             each(WalOperation { keyspace, key, trailer: Trailer::new(SeqNo(base + index), kind), value });
         }
     }
@@ -111,7 +114,7 @@ mod tests {
     type Operation = (u8, u32, Vec<u8>, Vec<u8>);
 
     fn operation() -> impl Strategy<Value = Operation> {
-        (0u8..3, any::<u32>(), prop::collection::vec(any::<u8>(), 2..40), prop::collection::vec(any::<u8>(), 0..100))
+        (0u8..3, any::<u32>(), prop::collection::vec(any::<u8>(), 2..40), prop::collection::vec(any::<u8>(), 8..100))
     }
 
     proptest! {

@@ -121,7 +121,7 @@ impl BlockHeader {
 }
 
 /// Computes a finished block's checksum for its place, writes it into the header and returns it.
-pub(in crate::table) fn seal(id: &TableId, page: u32, block: &mut [u8]) -> u32 {
+pub(crate) fn seal(id: &TableId, page: u32, block: &mut [u8]) -> u32 {
     let crc = checksum(id, page, block);
     block[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
     crc
