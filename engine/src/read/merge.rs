@@ -4,6 +4,8 @@
 //! of them. Their keys are compared by their first 16 bytes, which lie in one small array as integers; the keys
 //! themselves are compared only where these are equal. A step refreshes the head of the source that moved.
 
+use std::rc::Rc;
+
 use crate::error::Result;
 use crate::memtable::MemCursor;
 use crate::read::ValueRef;
@@ -61,6 +63,16 @@ impl MergeCursor {
             Source::Run(cursor) => {
                 let range = cursor.entry().value_range();
                 ValueRef::in_block(cursor.entry().block().clone(), range.start + skip..range.end)
+            }
+        }
+    }
+
+    /// Says that no key above this one will be asked for, until the next call says otherwise.
+    pub(crate) fn limit(&mut self, upper: Option<&[u8]>) {
+        let upper: Option<Rc<[u8]>> = upper.map(Rc::from);
+        for source in &mut self.sources {
+            if let Source::Run(cursor) = source {
+                cursor.limit(upper.clone());
             }
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! The position is a table, a partition of its index, a block in that partition, and an entry in that block. Steps inside a block
 //! are plain function calls ([`RunCursor::step`]); only a change of block may wait for the device. Going forward from block to
-//! block, the cursor asks for more and more of the following blocks in advance.
+//! block, the cursor asks for more and more of the following blocks in advance; where it knows the end of its range, for those up to
+//! there at once, and for none behind it.
 
 use std::rc::Rc;
 
@@ -35,6 +36,8 @@ pub(crate) struct RunCursor {
     open: Option<OpenTable>,
     data: Option<BlockCursor<BlockBytes>>,
     read_ahead_blocks: u32,
+    /// Nobody will ask for keys above this one.
+    upper: Option<Rc<[u8]>>,
 }
 
 struct OpenTable {
@@ -48,7 +51,12 @@ impl RunCursor {
     /// A cursor over tables that do not overlap, in key order. It has no position until a seek.
     pub(crate) fn new(reader: Rc<BlockReader>, tables: Vec<Rc<Table>>, access: Access) -> Self {
         let at = tables.len();
-        RunCursor { reader, tables, access, at, open: None, data: None, read_ahead_blocks: 0 }
+        RunCursor { reader, tables, access, at, open: None, data: None, read_ahead_blocks: 0, upper: None }
+    }
+
+    /// Says that no key above this one will be asked for: what lies there need not be read ahead. Nothing else changes.
+    pub(crate) fn limit(&mut self, upper: Option<Rc<[u8]>>) {
+        self.upper = upper;
     }
 
     #[inline]
@@ -267,9 +275,18 @@ impl RunCursor {
         let bytes = match &mut open.stream {
             Some(stream) => stream.block(handle, open.directory.properties().data_pages).await?,
             None => {
-                if self.read_ahead_blocks > 1 {
+                let blocks = match self.upper {
+                    Some(_) => READ_AHEAD_BLOCKS_MAX,
+                    None if self.read_ahead_blocks > 1 => self.read_ahead_blocks,
+                    None => 0,
+                };
+                if blocks > 0 {
                     let mut ahead = open.index.clone();
-                    for _ in 0..self.read_ahead_blocks {
+                    for _ in 0..blocks {
+                        // All keys behind this block are above its separator.
+                        if self.upper.as_ref().is_some_and(|upper| ahead.separator() >= &**upper) {
+                            break;
+                        }
                         ahead.next()?;
                         if !ahead.valid() {
                             break;

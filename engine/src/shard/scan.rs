@@ -234,6 +234,13 @@ impl Scan {
         loop {
             if self.segment.is_none() {
                 let Some(segment) = self.segments.next() else { return Ok(false) };
+                // The end of a single group is near; that of all the shard is not worth a comparison for each block.
+                match &segment.upper {
+                    Bound::Included(upper) | Bound::Excluded(upper) if upper.len() > GROUP_BYTES => {
+                        self.merge.limit(Some(upper));
+                    }
+                    _ => self.merge.limit(None),
+                }
                 match &segment.lower {
                     Bound::Included(key) => self.merge.seek(key, Trailer::NEWEST).await?,
                     Bound::Excluded(key) => {

@@ -59,7 +59,6 @@ impl<B: AsRef<[u8]>> IndexCursor<B> {
 
     /// The key of the separator: no key of the data block is above it.
     #[inline]
-    #[cfg(test)]
     pub(crate) fn separator(&self) -> &[u8] {
         self.0.key()
     }
