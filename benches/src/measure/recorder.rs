@@ -48,6 +48,8 @@ impl Recorder {
         self.histogram.saturating_record_n(ns.max(1), count);
     }
 
+    /// Takes over what another one has recorded, of an engine that is driven by threads.
+    #[cfg(any(feature = "rocksdb", feature = "fjall", test))]
     pub(crate) fn merge(&mut self, other: &Recorder) {
         self.histogram.add(&other.histogram).expect("recorders have the same bounds");
     }
