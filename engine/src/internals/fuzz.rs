@@ -338,12 +338,7 @@ mod tests {
     /// Each target takes its seeds and all their prefixes; with every byte changed in turn it still ends.
     #[test]
     fn targets_take_their_seeds_and_what_is_near_them() {
-<<<<<<< HEAD
-        type Target = (&'static str, fn(&[u8]));
-        let targets: [Target; 11] = [
-=======
         let targets: [(&str, Target); 11] = [
->>>>>>> input
             ("data_block", data_block),
             ("filter_block", filter_block),
             ("index_block", index_block),
