@@ -17,7 +17,8 @@ pub enum Error {
     #[error("{0}")]
     Corruption(Box<Corruption>),
 
-    /// No space for the write. Reads and deletes still work; free space or enlarge the device, then try again.
+    /// No space for the write. Reads still work; free space or enlarge the device, then try again. A write that waited for the log when space
+    /// ran out may take effect all the same once there is space.
     #[error("no space left on the volume: {0}")]
     NoSpace(String),
 

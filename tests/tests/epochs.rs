@@ -1,7 +1,9 @@
 //! The epoch cut: operators in flight at a barrier are in the checkpoint wholly or not at all, by when they began.
 
-use siltstone::{Durability, Engine, Keyspace, KeyspaceOptions, Options, Partition, Restore, Result, ScanRange};
-use siltstone_io::Random;
+use siltstone::{
+    Durability, Engine, Keyspace, KeyspaceOptions, Options, Partition, Restore, Result, ScanRange, TimeDomain, Ttl,
+};
+use siltstone_io::{Random, SimClock, SimDisk, SimOptions};
 use siltstone_tests::{Node, Simulation, seeds};
 
 const WRITES: u8 = 5;
@@ -111,4 +113,36 @@ fn open(simulation: &mut Simulation, shards: usize, durability: Durability, rest
         .restore(restore)
         .keyspace("state", KeyspaceOptions::default().partition(Partition::Prefix(1)));
     simulation.open(options).unwrap_or_else(|error| panic!("the volume does not open: {error}"))
+}
+
+/// A flush after the barrier dropped what had expired since, so that the checkpoint lacked what was live at its cut.
+#[test]
+fn a_checkpoint_holds_what_was_live_at_its_barrier() {
+    let (disk, clock) = (SimDisk::new(1, SimOptions::default()), SimClock::new());
+    let ttl = Ttl { duration_ms: 100, time: TimeDomain::Event };
+    let open = || {
+        let options = Options::simulated(disk.clone(), clock.clone())
+            .durability(Durability::Checkpoint)
+            .keyspace("k", KeyspaceOptions::default().ttl(ttl));
+        let (engine, mut seeds) = Engine::open_driven(options).unwrap();
+        let driver = seeds.remove(0).start().unwrap();
+        let keyspace = engine.keyspace("k").unwrap();
+        (engine, driver, keyspace)
+    };
+    let (engine, mut driver, keyspace) = open();
+    let shard = driver.local();
+    shard.advance_watermark(1000);
+    driver.block_on(shard.at(1000).put(&keyspace, b"key", b"value")).unwrap();
+    let straggler = shard.begin();
+    let checkpoint = engine.checkpoint("cut", Vec::new());
+    shard.advance_watermark(2000);
+    drop(straggler);
+    driver.block_on(checkpoint).unwrap();
+    drop((shard, driver, engine));
+
+    let (engine, mut driver, keyspace) = open();
+    assert_eq!(engine.restored().unwrap().name, "cut");
+    let shard = driver.local().at(1099);
+    let value = driver.block_on(shard.get(&keyspace, b"key")).unwrap();
+    assert_eq!(value.as_deref(), Some(&b"value"[..]));
 }

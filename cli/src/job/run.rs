@@ -201,7 +201,8 @@ impl Run {
         Ok(())
     }
 
-    /// Opens the barrier of a checkpoint, after the one before has become durable.
+    /// Opens the barrier of a checkpoint, after the one before has become durable. The state needs no drain for it; the outputs do: their lengths in the
+    /// checkpoint must be those after exactly the events before the barrier.
     fn checkpoint(&mut self) -> Result<(), JobError> {
         self.drain()?;
         self.await_checkpoint()?;

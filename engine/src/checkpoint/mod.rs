@@ -25,6 +25,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use siltstone_io::Class;
+
 use crate::engine::EngineShared;
 use crate::error::{Error, Result};
 use crate::manifest::{CheckpointInfo as StoredInfo, ManifestEdit};
@@ -104,6 +106,12 @@ pub(crate) async fn coordinate(
         // Parts that were taken pin space: let them go. They are gone with the next opening in any case.
         let drops = engine.on_every_shard(move |shard| async move { shard.drop_part(epoch.0).await });
         drop(drops.await);
+        // The next barrier must find this epoch gone everywhere: it stays "under way" until the flushes that failed have succeeded.
+        shard.handle.spawn(Class::Checkpoint, async move {
+            engine.on_every_shard(move |shard| async move { shard.epoch_gone(epoch).await }).await;
+            drop(ticket);
+        });
+        return result;
     }
     drop(ticket);
     if result.is_ok()
@@ -112,7 +120,11 @@ pub(crate) async fn coordinate(
         let excess = shard.committed_checkpoints();
         let excess = excess.len().saturating_sub(retained);
         for info in shard.committed_checkpoints().into_iter().take(excess) {
-            drop_checkpoint(&shard, &engine, info.id).await?;
+            // The new checkpoint exists in any case; the next one tries again.
+            if let Err(error) = drop_checkpoint(&shard, &engine, info.id).await {
+                tracing::warn!(%error, checkpoint = info.name, "a checkpoint beyond those to be kept could not be dropped");
+                break;
+            }
         }
     }
     result
@@ -146,6 +158,13 @@ impl Shard {
         }
     }
 
+    /// Waits until the epoch's memtables have been written out, or never will be.
+    async fn epoch_gone(&self, epoch: Epoch) {
+        while self.oldest_epoch() <= epoch && self.check_writable().is_ok() && !self.is_closing() {
+            self.checkpoint_progress().await;
+        }
+    }
+
     async fn commit_checkpoint(&self, id: u64, name: String, bytes: Vec<u8>, shards: usize) -> Result<CheckpointInfo> {
         let info = StoredInfo { name, bytes, wall_ms: self.wall_ms(), shards: shards as u16 };
         let result = CheckpointInfo::of(id, &info);
@@ -161,10 +180,7 @@ impl Shard {
     /// Lets this shard's part of a checkpoint go, where it has one.
     async fn drop_part(&self, id: u64) -> Result<()> {
         self.memtables.unmark_checkpoint(id);
-        if !self.forget_part(id) {
-            return Ok(());
-        }
-        self.commit_edits(vec![ManifestEdit::CheckpointDrop { id }]).await
+        self.commit_drop(id).await
     }
 }
 

@@ -15,15 +15,15 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{JoinHandle, Thread};
 
 use siltstone_io::{
-    Backend, Baton, Budget, Class, Driving, Executor, ExecutorConfig, Pump, RemoteWake, Turn, mailbox, spawn_pinned,
+    Backend, Baton, Budget, Class, Driving, Executor, ExecutorConfig, Pump, RemoteWake, Turn, spawn_pinned,
 };
 
 use crate::checkpoint::CheckpointInfo;
 use crate::engine::open::{Opened, backend, open_volume, power_lost};
 use crate::engine::options::Options;
-use crate::engine::{CONTROLS_CAPACITY, Engine, EngineShared, Keyspace, KeyspaceInfo, MAILBOX_CAPACITY, Port};
+use crate::engine::{CONTROLS_CAPACITY, Engine, EngineShared, Keyspace, KeyspaceInfo, MAILBOX_CAPACITY};
 use crate::error::{Error, Result};
-use crate::shard::{Control, LocalShard, Operator, Shard, ShardPlan, start};
+use crate::shard::{Inbox, LocalShard, Shard, ShardPlan, inbox, start};
 
 /// How the engine's shards come to run.
 pub(crate) enum Drive {
@@ -38,8 +38,7 @@ pub(crate) enum Drive {
 /// A shard that has not been started yet.
 pub struct ShardSeed {
     plan: ShardPlan,
-    operators: mailbox::Receiver<Operator>,
-    controls: mailbox::Receiver<Control>,
+    inbox: Inbox,
     backend: Backend,
     spin_us: u32,
 }
@@ -97,7 +96,7 @@ impl ShardSeed {
         let ending = Rc::new(Ending::default());
         let (served, end) = (Rc::clone(&shard), Rc::clone(&ending));
         handle.spawn(Class::Foreground, async move {
-            let closers = served.serve(self.operators, self.controls).await;
+            let closers = served.serve(self.inbox).await;
             end.closed.set(true);
             match driving {
                 // The driver is dropped next, and then there is nothing left of the shard.
@@ -244,16 +243,9 @@ fn assemble(options: &Options, opened: Opened) -> (Arc<EngineShared>, Vec<ShardS
     let mut ports = Vec::new();
     let mut seeds = Vec::new();
     for plan in plans {
-        let (operators, operators_receiver) = mailbox::channel(MAILBOX_CAPACITY);
-        let (controls, controls_receiver) = mailbox::channel(CONTROLS_CAPACITY);
-        ports.push(Port { operators, controls });
-        seeds.push(ShardSeed {
-            plan,
-            operators: operators_receiver,
-            controls: controls_receiver,
-            backend: backend(&options.place),
-            spin_us: options.spin_us,
-        });
+        let (port, inbox) = inbox(MAILBOX_CAPACITY, CONTROLS_CAPACITY);
+        ports.push(port);
+        seeds.push(ShardSeed { plan, inbox, backend: backend(&options.place), spin_us: options.spin_us });
     }
     let keyspaces: BTreeMap<String, Keyspace> = keyspaces
         .into_iter()
@@ -269,6 +261,8 @@ fn assemble(options: &Options, opened: Opened) -> (Arc<EngineShared>, Vec<ShardS
         checkpoint_busy: Arc::new(AtomicBool::new(false)),
         checkpoints_retained: options.checkpoints_retained,
         restored,
+        read_only: options.read_only,
+        creating: Mutex::default(),
     };
     (Arc::new(shared), seeds)
 }

@@ -11,15 +11,15 @@ mod scan;
 use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use futures_util::future::{join_all, try_join_all};
-use siltstone_io::mailbox::{self, TrySendError};
+use siltstone_io::mailbox::TrySendError;
 
 use crate::checkpoint::{self, CheckpointInfo, CheckpointOrder, EpochGate, Ticket};
 use crate::error::{Error, Result};
 use crate::manifest::ManifestEdit;
-use crate::shard::{Control, KeyspaceState, LocalShard, Operator, Shard, ShardStats, WriteBatch, encode_options};
+use crate::shard::{Control, KeyspaceState, LocalShard, Operator, Port, Shard, ShardStats, WriteBatch, encode_options};
 use crate::types::{KeyspaceId, ShardId};
 use crate::version::Version;
 
@@ -33,12 +33,13 @@ pub use options::{
 };
 pub use scan::EngineScan;
 
-/// Operators that may wait in a shard's mailbox: behind that, senders wait.
+/// Operators that may wait in a shard's mailbox; what comes behind that takes a slower way.
 const MAILBOX_CAPACITY: usize = 4096;
 /// Control tasks that may wait.
 const CONTROLS_CAPACITY: usize = 256;
 
-/// An open volume. Cheap to clone and usable on every thread and in every async runtime; each async method has a blocking twin.
+/// An open volume. Cheap to clone and usable on every thread and in every async runtime; each async method can be
+/// awaited by a blocking thread with [`Engine::block_on`], the most used ones have blocking twins.
 ///
 /// When the last clone is dropped the shards write out what is in their logs' buffers and end. [`Engine::close`] does the same and waits for it.
 ///
@@ -70,12 +71,9 @@ pub(crate) struct EngineShared {
     checkpoint_busy: Arc<AtomicBool>,
     checkpoints_retained: Option<usize>,
     restored: Option<CheckpointInfo>,
-}
-
-/// Where messages to one shard go.
-struct Port {
-    operators: mailbox::Sender<Operator>,
-    controls: mailbox::Sender<Control>,
+    read_only: bool,
+    /// Keyspaces whose creation has begun and not succeeded: their numbers, and whether it is under way.
+    creating: Mutex<BTreeMap<String, (KeyspaceId, bool)>>,
 }
 
 impl Engine {
@@ -124,8 +122,12 @@ impl Engine {
         if let Ok(keyspace) = self.keyspace(name) {
             return Ok(keyspace);
         }
-        let id = KeyspaceId(self.shared.next_keyspace.fetch_add(1, Ordering::SeqCst));
-        let info = KeyspaceInfo { id, name: name.to_owned(), options, key_groups: self.shared.key_groups };
+        let creation = Creation::begin(&self.shared, name)?;
+        // Another call may have created it before this one began.
+        if let Ok(keyspace) = self.keyspace(name) {
+            return Ok(keyspace);
+        }
+        let info = KeyspaceInfo { id: creation.id, name: name.to_owned(), options, key_groups: self.shared.key_groups };
         let keyspace = Keyspace::new(info);
         let created = keyspace.clone();
         let results = self.shared.on_every_shard(move |shard| {
@@ -151,7 +153,10 @@ impl Engine {
     /// call away. `key` is the partition part. Operators of one key run one at a time, in the order in which they arrive; those of
     /// different keys run side by side.
     ///
-    /// The operator is sent by the call itself, not when the returned future is first polled, and belongs to the epoch of that moment.
+    /// The operator is sent by the call itself, not when the returned future is first polled, and belongs to the epoch of that moment: a
+    /// checkpoint that begins later waits for its end before it is complete. So an operator must not wait for something that comes
+    /// after such a checkpoint: not for [`LocalShard::flush`], and not for a write through the engine's own methods, which belongs to
+    /// the epoch of its own call.
     ///
     /// # Errors
     /// [`Error::Closed`] when the engine closes before the operator has ended; [`Error::InvalidArgument`] under a baton.
@@ -404,7 +409,7 @@ impl EngineShared {
         route::shard_of_group(group, self.shards(), self.key_groups)
     }
 
-    /// Sends an operator. The attempt is made at once; where the mailbox is full, the future waits for room.
+    /// Sends an operator, at once; the future is its reply.
     fn send<T, F, Fut>(
         &self,
         shard: usize,
@@ -428,21 +433,8 @@ impl EngineShared {
                 })
             }),
         };
-        let port = &self.ports[shard].operators;
-        let overflow = match port.try_send(operator) {
-            Ok(()) => None,
-            Err(TrySendError::Full(operator)) => Some((port.clone(), operator)),
-            Err(TrySendError::Closed(operator)) => {
-                drop(operator);
-                None
-            }
-        };
-        async move {
-            if let Some((port, operator)) = overflow {
-                port.send(operator).await.map_err(|_| Error::Closed)?;
-            }
-            receiver.await.map_err(|_| Error::Closed)
-        }
+        self.ports[shard].send(operator);
+        async move { receiver.await.map_err(|_| Error::Closed) }
     }
 
     /// Runs a task on a shard itself, beside its operators and outside their epochs.
@@ -495,6 +487,9 @@ impl EngineShared {
                 bytes.len()
             )));
         }
+        if self.read_only {
+            return Err(Error::ReadOnly);
+        }
         let ticket = Ticket::take(&self.checkpoint_busy)?;
         let (sender, receiver) = oneshot::channel();
         let (engine, gate, name) = (Arc::clone(self), Arc::clone(&self.gate), name.to_owned());
@@ -519,9 +514,42 @@ impl EngineShared {
     }
 }
 
+/// A keyspace that is being created: there is one creation of a name at a time, and one that has failed in some shards is taken up again
+/// under the same number.
+struct Creation<'e> {
+    engine: &'e EngineShared,
+    name: String,
+    id: KeyspaceId,
+}
+
+impl<'e> Creation<'e> {
+    fn begin(engine: &'e EngineShared, name: &str) -> Result<Self> {
+        let mut creating = engine.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        let (id, under_way) = creating
+            .entry(name.to_owned())
+            .or_insert_with(|| (KeyspaceId(engine.next_keyspace.fetch_add(1, Ordering::SeqCst)), false));
+        if std::mem::replace(under_way, true) {
+            return Err(Error::Busy(format!("keyspace {name} is being created by another call")));
+        }
+        Ok(Creation { engine, name: name.to_owned(), id: *id })
+    }
+}
+
+impl Drop for Creation<'_> {
+    fn drop(&mut self) {
+        let mut creating = self.engine.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, under_way)) = creating.get_mut(&self.name) {
+            *under_way = false;
+        }
+    }
+}
+
 impl Shard {
     /// Creates a keyspace in this shard; durable when it returns.
     async fn create_keyspace(&self, keyspace: Keyspace) -> Result<()> {
+        if self.keyspace(keyspace.id()).is_ok() {
+            return Ok(());
+        }
         let edit = ManifestEdit::KeyspaceCreate {
             id: keyspace.id(),
             name: keyspace.name().to_owned(),

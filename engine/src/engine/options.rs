@@ -36,7 +36,8 @@ pub enum Restore {
     Latest,
     /// The last complete checkpoint; an empty state where there is none.
     LastCheckpoint,
-    /// The checkpoint of this name. Writes and checkpoints newer than it stay invisible; newer checkpoints can still be restored.
+    /// The checkpoint of this name (the newest of that name). Newer writes are gone. Newer checkpoints stay, and `LastCheckpoint` still means
+    /// the newest: drop those that are not wanted any more.
     Checkpoint(String),
 }
 
@@ -277,7 +278,7 @@ impl Options {
         self
     }
 
-    /// A keyspace that the opening creates where it is missing. One that exists keeps the options it was created with, except its filter bits and TTL.
+    /// A keyspace that the opening creates where it is missing. One that exists keeps its partition; its filter bits and TTL are those given here, for this opening.
     #[must_use]
     pub fn keyspace(mut self, name: impl Into<String>, options: KeyspaceOptions) -> Self {
         self.keyspaces.push((name.into(), options));

@@ -195,7 +195,11 @@ impl Verification<'_> {
         let mut tables: BTreeMap<SstId, (u16, Arc<SstMeta>)> = BTreeMap::new();
         for found in manifests {
             for (id, meta) in found.state.ssts() {
-                tables.entry(id).or_insert((found.state.shard.0, meta));
+                let (_, first) = tables.entry(id).or_insert_with(|| (found.state.shard.0, Arc::clone(&meta)));
+                if *first != meta {
+                    let text = format!("the manifests disagree on SST {id}");
+                    self.problem(Some(found.state.shard.0), None, text);
+                }
             }
         }
         let page_bytes = u64::from(self.view.volume.parts().page_bytes());

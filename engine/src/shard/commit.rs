@@ -156,6 +156,13 @@ impl WalWriter {
                     wal.put_back(payload);
                     *wal.full.borrow_mut() = Some(error);
                     wal.progressed.notify_all();
+                    if shard.closing.get() {
+                        tracing::error!(
+                            shard = shard.id.0,
+                            "closed without space for the log: writes that failed with NoSpace are lost"
+                        );
+                        break;
+                    }
                     shard.handle.sleep_us(RETRY_US).await;
                     wal.full.take();
                 }

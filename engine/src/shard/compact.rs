@@ -93,7 +93,7 @@ impl Shard {
             views: self.views.live(),
             version: &version,
             output_level: job.output_level,
-            now_ms: self.now_ms(&state.keyspace, None),
+            now_ms: self.expired_until_ms(&state.keyspace),
             cancelled: &self.closing,
         };
         let outputs = rewrite(context, &mut merge).await?;

@@ -89,7 +89,7 @@ impl Shard {
                 views: self.views.live(),
                 version: &version,
                 output_level: 0,
-                now_ms: self.now_ms(&state.keyspace, None),
+                now_ms: self.expired_until_ms(&state.keyspace),
                 cancelled: &self.closing,
             };
             for output in rewrite(context, &mut merge).await? {
@@ -177,8 +177,11 @@ impl Shard {
             self.rotate(active.epoch);
         }
         let last = self.memtables.active();
-        while !Rc::ptr_eq(&self.memtables.oldest(), &last) {
+        while self.memtables.all().iter().skip(1).any(|slot| Rc::ptr_eq(slot, &last)) {
             self.check_writable()?;
+            if self.closing.get() {
+                return Err(crate::error::Error::Closed);
+            }
             if self.out_of_space.get() {
                 return Err(crate::error::Error::NoSpace("memtables cannot be written out".into()));
             }

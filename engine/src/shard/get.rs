@@ -142,6 +142,18 @@ impl Shard {
     }
 }
 
+impl Shard {
+    /// The time up to which flush and compaction may drop what has expired. Until the memtables of an epoch that is over have been written out, that is
+    /// the watermark at its barrier: the checkpoint must hold what was live then.
+    pub(crate) fn expired_until_ms(&self, keyspace: &Keyspace) -> u64 {
+        let event_time = !matches!(keyspace.options().ttl, Some(ttl) if ttl.time == TimeDomain::Processing);
+        if event_time && self.memtables.oldest().epoch < self.memtables.epoch() {
+            return self.barrier_watermark_ms.get().unwrap_or_default();
+        }
+        self.now_ms(keyspace, None)
+    }
+}
+
 /// The expiry time in front of an expiring value.
 pub(crate) fn expiry_ms(value: &[u8]) -> Result<u64> {
     value

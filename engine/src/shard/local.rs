@@ -182,7 +182,7 @@ impl LocalShard {
         self.shard.wal.sync(&self.shard).await
     }
 
-    /// Writes the memtables out as SSTs.
+    /// Writes the memtables out as SSTs. Not for operators that a checkpoint may be waiting for: see [`Engine::on_shard`](crate::Engine::on_shard).
     pub async fn flush(&self) -> Result<()> {
         self.shard.flush().await
     }

@@ -15,6 +15,7 @@ mod commit;
 mod compact;
 mod flush;
 mod get;
+mod inbox;
 mod local;
 mod lock;
 mod memtables;
@@ -48,6 +49,7 @@ pub(crate) use batch::Write;
 pub use batch::WriteBatch;
 pub(crate) use commit::WalWriter;
 pub(crate) use get::expiry_ms;
+pub(crate) use inbox::{Inbox, Port, inbox};
 pub(crate) use local::Scope;
 pub use local::{LocalShard, Snapshot};
 pub(crate) use lock::LocalMutex;
@@ -101,6 +103,11 @@ pub(crate) struct Shard {
     barrier: Cell<Epoch>,
     /// Operators in flight on this core, by parity of their epoch (those from other threads are counted in the gate).
     scopes: [Cell<u64>; 2],
+    /// The newest epoch of an operator that has arrived.
+    newest_arrival: Cell<Epoch>,
+    /// The watermark when the current epoch opened: while the one before drains and is written out, nothing counts as expired that
+    /// was live at the barrier.
+    barrier_watermark_ms: Cell<Option<u64>>,
     poison: RefCell<Option<String>>,
     /// The last flush found no space.
     out_of_space: Cell<bool>,
@@ -247,6 +254,8 @@ impl Shard {
 
     /// Raises the watermark; it never goes back.
     pub(crate) fn advance_watermark(&self, to_ms: u64) {
+        // A barrier that has opened must find the watermark of its moment.
+        self.open_current_epoch();
         if self.watermark_ms.get().is_none_or(|now| now < to_ms) {
             self.watermark_ms.set(Some(to_ms));
         }
@@ -329,12 +338,25 @@ impl Shard {
         self.events.flush.notify_all();
     }
 
+    /// The epoch of the oldest memtable.
+    pub(crate) fn oldest_epoch(&self) -> Epoch {
+        self.memtables.oldest().epoch
+    }
+
     pub(crate) fn has_part(&self, id: u64) -> bool {
         self.checkpoints.borrow().contains(&id)
     }
 
-    pub(crate) fn forget_part(&self, id: u64) -> bool {
-        self.checkpoints.borrow_mut().remove(&id)
+    /// Ends this shard's part of a checkpoint, where it has one.
+    pub(crate) async fn commit_drop(&self, id: u64) -> Result<()> {
+        let manifest = self.manifest.lock().await;
+        if self.has_part(id) {
+            self.commit_locked(&manifest, vec![ManifestEdit::CheckpointDrop { id }], Vec::new()).await?;
+            self.checkpoints.borrow_mut().remove(&id);
+        }
+        drop(manifest);
+        self.volume.reclaim().await;
+        Ok(())
     }
 
     /// Waits until a checkpoint's part may have been committed.

@@ -9,11 +9,11 @@ use std::rc::Rc;
 
 use futures_util::future::{Either, LocalBoxFuture, select};
 use rustc_hash::FxHashMap;
-use siltstone_io::{Class, mailbox};
+use siltstone_io::Class;
 use std::cell::RefCell;
 
 use crate::checkpoint::EpochGuard;
-use crate::shard::{LocalShard, Scope, Shard};
+use crate::shard::{Inbox, LocalShard, Scope, Shard};
 
 /// What the operator's sender wants done with the shard.
 pub(crate) type OperatorFn = Box<dyn FnOnce(LocalShard) -> LocalBoxFuture<'static, ()> + Send>;
@@ -23,6 +23,8 @@ pub(crate) enum Control {
     Task(Box<dyn FnOnce(Rc<Shard>) -> LocalBoxFuture<'static, ()> + Send>),
     /// The end; answered when the shard and its executor are gone.
     Close(oneshot::Sender<()>),
+    /// Something waits behind the mailbox of operators.
+    Look,
 }
 
 /// An operator on its way to its data.
@@ -42,32 +44,29 @@ struct KeyQueues {
 impl Shard {
     /// Takes operators until all senders are gone or the shard is told to close; then ends its background tasks. Returns who wants to know
     /// of the end.
-    pub(crate) async fn serve(
-        self: Rc<Self>,
-        mut operators: mailbox::Receiver<Operator>,
-        mut controls: mailbox::Receiver<Control>,
-    ) -> Vec<oneshot::Sender<()>> {
+    pub(crate) async fn serve(self: Rc<Self>, mut inbox: Inbox) -> Vec<oneshot::Sender<()>> {
         let queues = Rc::new(KeyQueues::default());
         let mut closers = Vec::new();
         while closers.is_empty() {
-            while let Some(control) = controls.try_recv() {
+            while let Some(control) = inbox.controls.try_recv() {
                 self.take_control(control, &mut closers);
             }
             let mut taken = 0;
             while taken < OPERATORS_A_ROUND
-                && let Some(operator) = operators.try_recv()
+                && let Some(operator) = inbox.try_recv()
             {
                 self.take_operator(&queues, operator);
                 taken += 1;
             }
             if taken > 0 {
-                // Let them run before more are taken, so that a burst does not pile up in memory.
+                // Let them run before more are taken.
                 self.handle.yield_now().await;
                 continue;
             }
             if !closers.is_empty() {
                 break;
             }
+            let Inbox { operators, controls, .. } = &mut inbox;
             match select(std::pin::pin!(controls.recv()), std::pin::pin!(operators.recv())).await {
                 Either::Left((Some(control), _)) => self.take_control(control, &mut closers),
                 Either::Right((Some(operator), _)) => self.take_operator(&queues, operator),
@@ -77,7 +76,7 @@ impl Shard {
         }
         self.begin_close();
         self.stopped().await;
-        while let Some(control) = controls.try_recv() {
+        while let Some(control) = inbox.controls.try_recv() {
             if let Control::Close(closer) = control {
                 closers.push(closer);
             }
@@ -89,10 +88,17 @@ impl Shard {
         match control {
             Control::Task(task) => self.handle.spawn(Class::Foreground, task(Rc::clone(self))),
             Control::Close(closer) => closers.push(closer),
+            Control::Look => {}
         }
     }
 
-    fn take_operator(self: &Rc<Self>, queues: &Rc<KeyQueues>, operator: Operator) {
+    fn take_operator(self: &Rc<Self>, queues: &Rc<KeyQueues>, mut operator: Operator) {
+        // An operator that arrives behind one of a newer epoch was sent while the barrier between them opened: it may as well have begun
+        // after it. So it does: it might run behind the other on the same key, and what it writes must then be newer.
+        if operator.epoch.epoch() < self.newest_arrival.get() {
+            operator.epoch = self.gate.begin();
+        }
+        self.newest_arrival.set(operator.epoch.epoch());
         let Some(hash) = operator.key_hash else {
             let run = self.run_operator(operator);
             return self.handle.spawn(Class::Foreground, run);

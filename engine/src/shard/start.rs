@@ -146,6 +146,8 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
         checkpoints: RefCell::default(),
         barrier: Cell::new(Epoch(plan.epoch.0 - 1)),
         scopes: Default::default(),
+        newest_arrival: Cell::new(plan.epoch),
+        barrier_watermark_ms: Cell::new(None),
         poison: RefCell::default(),
         out_of_space: Cell::new(false),
         pace_bytes: Cell::new(0),

@@ -78,6 +78,7 @@ impl Shard {
             self.events.admission.wait().await;
             self.check_writable()?;
         }
+        self.check_writable()?;
         // The log may have been written for the last time: what is let in now would be acknowledged and lost.
         if self.is_closing() {
             return Err(Error::Closed);
@@ -215,7 +216,9 @@ impl Shard {
     #[inline]
     pub(crate) fn open_current_epoch(&self) {
         let current = self.gate.current();
-        if current > self.memtables.epoch() {
+        // A shard that cannot write any more flushes nothing, and so ends no epoch.
+        if current > self.memtables.epoch() && !self.is_poisoned() {
+            self.barrier_watermark_ms.set(self.watermark_ms());
             self.rotate(current);
             // Who waits may have become a straggler.
             self.events.admission.notify_all();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use siltstone::{Durability, Engine, Error, Keyspace, KeyspaceOptions, LocalShard, Options, ShardDriver};
+use siltstone::{Durability, Engine, Error, Keyspace, KeyspaceOptions, LocalShard, Options, ScanRange, ShardDriver};
 use siltstone_io::{OpKind, SimClock, SimDisk, SimOptions};
 
 use crate::support::{key, value};
@@ -192,4 +192,40 @@ fn a_fault_while_a_volume_is_opened_is_an_error_and_changes_nothing() {
         node.check(&outcomes);
         node.close();
     }
+}
+
+/// Checkpoints that failed in a poisoned shard left one epoch after the other open, and the third made a scan panic.
+#[test]
+fn a_poisoned_shard_refuses_checkpoints_and_goes_on_reading() {
+    let machine = Machine::new(7);
+    let mut node = machine.open();
+    node.put(1).unwrap();
+    machine.disk.fail_next(OpKind::Write, 0..u64::MAX, libc::EIO, 1);
+    assert!(node.put(2).is_err());
+    for _ in 0..4 {
+        assert_poisoned(node.driver.block_on(node.engine.checkpoint("refused", Vec::new())).map(drop));
+        assert_eq!(node.get(1).unwrap(), Some(value(1)));
+        let mut scan = node.shard.scan(&node.keyspace, ScanRange::all()).unwrap();
+        assert!(node.driver.block_on(scan.next()).unwrap().is_some());
+        drop(node.shard.snapshot());
+    }
+}
+
+#[test]
+fn a_read_only_engine_refuses_checkpoints_and_goes_on_reading() {
+    let machine = Machine::new(8);
+    let mut node = machine.open();
+    node.put(1).unwrap();
+    node.driver.block_on(node.engine.checkpoint("kept", b"bytes".to_vec())).unwrap();
+    node.close();
+    let mut node = Simulated::open(machine.options().read_only(true)).unwrap();
+    for _ in 0..4 {
+        let refused = node.driver.block_on(node.engine.checkpoint("refused", Vec::new()));
+        assert!(matches!(refused, Err(Error::ReadOnly)), "{refused:?}");
+        assert!(matches!(node.put(2), Err(Error::ReadOnly)));
+        assert_eq!(node.get(1).unwrap(), Some(value(1)));
+        drop(node.shard.snapshot());
+    }
+    let checkpoints = node.driver.block_on(node.engine.checkpoints()).unwrap();
+    assert_eq!(checkpoints.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["kept"]);
 }
