@@ -106,11 +106,17 @@ pub(crate) async fn coordinate(
         // Parts that were taken pin space: let them go. They are gone with the next opening in any case.
         let drops = engine.on_every_shard(move |shard| async move { shard.drop_part(epoch.0).await });
         drop(drops.await);
-        // The next barrier must find this epoch gone everywhere: it stays "under way" until the flushes that failed have succeeded.
-        shard.handle.spawn(Class::Checkpoint, async move {
+        // The next barrier must find this epoch gone everywhere. Where space is missing that may take long: the checkpoint has failed, and stays
+        // under way until the flushes that failed have succeeded.
+        let out_of_space = matches!(error, Error::NoSpace(_));
+        let gone = async move {
             engine.on_every_shard(move |shard| async move { shard.epoch_gone(epoch).await }).await;
             drop(ticket);
-        });
+        };
+        match out_of_space {
+            true => shard.handle.spawn(Class::Checkpoint, gone),
+            false => gone.await,
+        }
         return result;
     }
     drop(ticket);
