@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::JobError;
 
-/// The files and their headers, in the order of [`Progress::files`].
+/// The files and their headers, in the order in which a checkpoint keeps their lengths.
 const FILES: [(&str, [&str; 6]); 4] = [
     ("windows.csv", ["window_start", "tailnum", "flights", "dep_delay_sum", "dep_delay_min", "dep_delay_max"]),
     ("alerts.csv", ["event_time", "tailnum", "n", "arr_delay_sum", "", ""]),

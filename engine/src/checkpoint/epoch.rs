@@ -14,10 +14,10 @@
 //! 3. Effects are ordered: an operation that begins after another one was acknowledged never has the smaller epoch.
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::Arc;
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
@@ -60,6 +60,8 @@ impl EpochGate {
         loop {
             let epoch = self.current.load(Ordering::SeqCst);
             self.counter(epoch).fetch_add(1, Ordering::SeqCst);
+            // Either this sees the barrier, or whoever looks at the count after the barrier sees this operation.
+            fence(Ordering::SeqCst);
             if self.current.load(Ordering::SeqCst) == epoch {
                 return EpochGuard { gate: Arc::clone(self), epoch: Epoch(epoch) };
             }
@@ -75,7 +77,12 @@ impl EpochGate {
 
     /// Whether no operation from another thread is left in an epoch that is over.
     pub(crate) fn is_drained(&self, epoch: Epoch) -> bool {
-        self.current.load(Ordering::SeqCst) > epoch.0 && self.counter(epoch.0).load(Ordering::SeqCst) == 0
+        if self.current.load(Ordering::SeqCst) <= epoch.0 {
+            return false;
+        }
+        // See `begin`.
+        fence(Ordering::SeqCst);
+        self.counter(epoch.0).load(Ordering::SeqCst) == 0
     }
 
     /// Registers the task of a shard that waits for an epoch to drain; check [`Self::is_drained`] after.
@@ -84,7 +91,10 @@ impl EpochGate {
     }
 
     fn end(&self, epoch: Epoch) {
-        if self.counter(epoch.0).fetch_sub(1, Ordering::SeqCst) == 1 && self.current.load(Ordering::SeqCst) > epoch.0 {
+        let was_last = self.counter(epoch.0).fetch_sub(1, Ordering::SeqCst) == 1;
+        // Either a shard that waits sees the count at zero, or this sees that the epoch is over.
+        fence(Ordering::SeqCst);
+        if was_last && self.current.load(Ordering::SeqCst) > epoch.0 {
             self.waiting.iter().for_each(AtomicWaker::wake);
         }
     }
