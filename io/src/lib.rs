@@ -35,5 +35,5 @@ pub use executor::{
     RemoteWake, Sleep, Turn,
 };
 pub use random::{Random, entropy};
-pub use sim::{SimDisk, SimOptions, SimStats};
+pub use sim::{Damage, SIM_FAULT_KINDS, SimDisk, SimFaults, SimOptions, SimStats};
 pub use thread::{cpus, spawn_pinned};

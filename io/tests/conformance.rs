@@ -25,16 +25,12 @@ fn settings() -> Vec<Setting> {
         ("simulated, faltering", 0.2, 0.3, 512),
         ("simulated, small blocks", 0.0, 0.0, 512),
     ] {
-        let options = SimOptions {
-            again_chance: again,
-            short_transfer_chance: short,
-            logical_block_bytes: block,
-            ..SimOptions::default()
-        };
+        let disk = SimDisk::new(7, SimOptions { logical_block_bytes: block, ..SimOptions::default() });
+        disk.set_faults(SimFaults { again_chance: again, short_transfer_chance: short, ..SimFaults::default() });
         all.push(Setting {
             name,
             executor: Executor::new(ExecutorConfig::default(), Backend::Simulated(SimClock::new())).unwrap(),
-            shared: SharedDevice::simulated(SimDisk::new(7, options)),
+            shared: SharedDevice::simulated(disk),
             _folder: None,
         });
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use siltstone::{Engine, Error, Options, Result, ShardDriver};
-use siltstone_io::{Budget, Random, SimClock, SimDisk, SimOptions, Turn};
+use siltstone_io::{Budget, Random, SimClock, SimDisk, SimFaults, SimOptions, Turn};
 
 /// Rounds without an end of the client's future after which a simulation counts as stuck.
 const ROUNDS_MAX: u64 = 20_000_000;
@@ -49,11 +49,15 @@ impl Simulation {
         let options = SimOptions {
             volatile_cache: random.chance(0.9),
             logical_block_bytes: if random.chance(0.5) { 512 } else { 4096 },
-            short_transfer_chance: if random.chance(0.3) { 0.05 } else { 0.0 },
-            again_chance: if random.chance(0.3) { 0.02 } else { 0.0 },
             ..SimOptions::default()
         };
-        Simulation { disk: SimDisk::new(seed, options), clock: SimClock::new(), seed, openings: 0 }
+        let disk = SimDisk::new(seed, options);
+        disk.set_faults(SimFaults {
+            short_transfer_chance: if random.chance(0.3) { 0.05 } else { 0.0 },
+            again_chance: if random.chance(0.3) { 0.02 } else { 0.0 },
+            ..SimFaults::default()
+        });
+        Simulation { disk, clock: SimClock::new(), seed, openings: 0 }
     }
 
     /// Options for an engine on this disk.

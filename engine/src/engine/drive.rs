@@ -20,7 +20,7 @@ use siltstone_io::{
 
 use crate::checkpoint::CheckpointInfo;
 use crate::engine::open::{Opened, backend, open_volume, power_lost};
-use crate::engine::options::Options;
+use crate::engine::options::{Options, Place};
 use crate::engine::{CONTROLS_CAPACITY, Engine, EngineShared, Keyspace, KeyspaceInfo, MAILBOX_CAPACITY};
 use crate::error::{Error, Result};
 use crate::shard::{Inbox, LocalShard, Shard, ShardPlan, inbox, start};
@@ -40,6 +40,7 @@ pub struct ShardSeed {
     plan: ShardPlan,
     inbox: Inbox,
     backend: Backend,
+    schedule_seed: Option<u64>,
     spin_us: u32,
 }
 
@@ -87,6 +88,7 @@ impl ShardSeed {
             driving,
             spin_us: self.spin_us,
             name: format!("shard {}", self.plan.id),
+            schedule_seed: self.schedule_seed,
             ..ExecutorConfig::default()
         };
         let mut executor = Executor::new(config, self.backend)?;
@@ -245,7 +247,12 @@ fn assemble(options: &Options, opened: Opened) -> (Arc<EngineShared>, Vec<ShardS
     for plan in plans {
         let (port, inbox) = inbox(MAILBOX_CAPACITY, CONTROLS_CAPACITY);
         ports.push(port);
-        seeds.push(ShardSeed { plan, inbox, backend: backend(&options.place), spin_us: options.spin_us });
+        let schedule_seed = match &options.place {
+            Place::Path(_) => None,
+            Place::Simulated(disk, _) => Some(disk.schedule_seed()),
+        };
+        let backend = backend(&options.place);
+        seeds.push(ShardSeed { plan, inbox, backend, schedule_seed, spin_us: options.spin_us });
     }
     let keyspaces: BTreeMap<String, Keyspace> = keyspaces
         .into_iter()

@@ -174,7 +174,17 @@ impl Device {
     pub fn read(&self, offset: u64, buffer: Buffer, len: usize) -> BufferOperation {
         self.check_alignment(offset, len as u64);
         assert!(len <= buffer.len(), "a read of {len} bytes into a buffer of {}", buffer.len());
-        self.transfer(OpKind::Read, offset, buffer, 0..len, false)
+        assert!(len > 0, "a transfer of no bytes");
+        let request = Request {
+            kind: OpKind::Read,
+            offset,
+            len: len as u64,
+            start: 0,
+            durable: false,
+            placement: None,
+            buffer: Some(buffer),
+        };
+        BufferOperation::start(&self.core, &self.attached, request)
     }
 
     /// Writes `buffer[range]` at `offset`. It begins at the call.
@@ -187,12 +197,15 @@ impl Device {
         buffer: Buffer,
         range: Range<usize>,
         durability: WriteDurability,
-        _placement: Placement,
+        placement: Placement,
     ) -> BufferOperation {
         assert!(range.start < range.end && range.end <= buffer.len(), "{range:?} of a buffer of {}", buffer.len());
         self.check_alignment(offset, range.len() as u64);
         self.check_alignment(range.start as u64, 0);
-        self.transfer(OpKind::Write, offset, buffer, range, durability == WriteDurability::Durable)
+        let (start, len, durable) = (range.start, range.len() as u64, durability == WriteDurability::Durable);
+        let placement = Some(placement);
+        let request = Request { kind: OpKind::Write, offset, len, start, durable, placement, buffer: Some(buffer) };
+        BufferOperation::start(&self.core, &self.attached, request)
     }
 
     /// Makes durable what was written, allocated and discarded before: everything that had completed when this was called. (A file is
@@ -214,22 +227,8 @@ impl Device {
         self.control(OpKind::Discard, offset, len)
     }
 
-    fn transfer(
-        &self,
-        kind: OpKind,
-        offset: u64,
-        buffer: Buffer,
-        range: Range<usize>,
-        durable: bool,
-    ) -> BufferOperation {
-        assert!(!range.is_empty(), "a transfer of no bytes");
-        let (start, len) = (range.start, range.len() as u64);
-        let request = Request { kind, offset, len, start, durable, buffer: Some(buffer) };
-        BufferOperation::start(&self.core, &self.attached, request)
-    }
-
     fn control(&self, kind: OpKind, offset: u64, len: u64) -> ControlOperation {
-        let request = Request { kind, offset, len, start: 0, durable: false, buffer: None };
+        let request = Request { kind, offset, len, start: 0, durable: false, placement: None, buffer: None };
         ControlOperation::start(&self.core, &self.attached, request)
     }
 

@@ -83,6 +83,9 @@ pub struct ExecutorConfig {
     pub background_weights: [u32; 3],
     /// Names it in logs.
     pub name: String,
+    /// With a seed, what has no order (ready tasks of one class, timers of one deadline, completions that a simulation makes due at
+    /// one time) comes in a random order, decided by the seed; without, first in, first out.
+    pub schedule_seed: Option<u64>,
 }
 
 impl Default for ExecutorConfig {
@@ -93,6 +96,7 @@ impl Default for ExecutorConfig {
             spin_us: 0,
             background_weights: [4, 2, 1],
             name: "executor".to_owned(),
+            schedule_seed: None,
         }
     }
 }

@@ -24,6 +24,7 @@ mod handle;
 mod ops;
 mod park;
 mod run;
+mod schedule;
 mod task;
 mod timer;
 
@@ -35,4 +36,5 @@ pub(crate) use ops::{Driver, POWER_LOST, Request, Transfer};
 pub(crate) use park::Remote;
 pub use park::RemoteWake;
 pub use run::Executor;
+pub(crate) use schedule::Order;
 pub use timer::Sleep;

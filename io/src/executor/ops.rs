@@ -21,7 +21,7 @@ use std::task::{Context, Poll, Waker};
 use super::config::Class;
 use super::core::Core;
 use crate::buffer::{Buffer, BufferPool};
-use crate::device::Attached;
+use crate::device::{Attached, Placement};
 use crate::ring::Ring;
 use crate::sim::SimDriver;
 use crate::{IoError, OpKind};
@@ -65,6 +65,8 @@ pub(crate) struct Transfer<'a> {
     pub(crate) len: u64,
     /// The write is on stable storage when it completes.
     pub(crate) durable: bool,
+    /// What kind of data a write writes.
+    pub(crate) placement: Option<Placement>,
 }
 
 /// What is asked for.
@@ -75,6 +77,8 @@ pub(crate) struct Request {
     /// Where in the buffer it starts.
     pub(crate) start: usize,
     pub(crate) durable: bool,
+    /// What kind of data a write writes.
+    pub(crate) placement: Option<Placement>,
     pub(crate) buffer: Option<Buffer>,
 }
 
@@ -83,6 +87,7 @@ struct Op {
     offset: u64,
     len: u64,
     durable: bool,
+    placement: Option<Placement>,
     device: Option<Rc<Attached>>,
     buffer: Option<Buffer>,
     first: Piece,
@@ -178,6 +183,7 @@ impl Ops {
             offset: request.offset,
             len: request.len,
             durable: request.durable,
+            placement: request.placement,
             device: Some(Rc::clone(device)),
             buffer: request.buffer,
             first,
@@ -230,6 +236,7 @@ impl Ops {
             offset: piece.offset + piece.done,
             len: piece.len - piece.done,
             durable: op.durable,
+            placement: op.placement,
         };
         match &mut self.driver {
             Driver::Ring(ring) => ring.push(key, transfer),

@@ -14,6 +14,7 @@ use super::core::{Core, Slice, next_executor_id};
 use super::handle::Handle;
 use super::ops::{Driver, Ops};
 use super::park::{Remote, RemoteWake};
+use super::schedule::Order;
 use super::task::{self, Ready, Tasks};
 use super::timer::Timers;
 use crate::IoError;
@@ -41,6 +42,8 @@ impl Executor {
     /// Makes an executor. With `Driving::Pinned` the calling thread is the one that must turn it.
     pub fn new(config: ExecutorConfig, backend: Backend) -> Result<Executor, IoError> {
         let id = next_executor_id();
+        // Each kind of choice has its own order.
+        let derived = |nth: u64| config.schedule_seed.map(|seed| seed.rotate_left(21).wrapping_add(nth));
         let (driver, clock, remote) = match backend {
             Backend::Ring => {
                 let remote = Arc::new(Remote::new(true)?);
@@ -49,17 +52,20 @@ impl Executor {
             }
             Backend::Simulated(clock) => {
                 let remote = Arc::new(Remote::new(false)?);
-                (Driver::Simulated(SimDriver::new(clock.clone())), Clock::Simulated(clock), remote)
+                let driver = SimDriver::new(clock.clone(), derived(1));
+                (Driver::Simulated(driver), Clock::Simulated(clock), remote)
             }
         };
+        let ready = Rc::new(Ready::new(id, Order::new(derived(2))));
+        let timers = RefCell::new(Timers::new(Order::new(derived(3))));
         let core = Core {
             id,
             config,
             clock,
             remote,
-            ready: Rc::new(Ready::new(id)),
+            ready,
             tasks: RefCell::new(Tasks::default()),
-            timers: RefCell::new(Timers::default()),
+            timers,
             ops: RefCell::new(Ops::new(driver)),
             slice: Slice::new(),
         };

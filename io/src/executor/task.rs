@@ -19,6 +19,7 @@ use std::task::{Wake, Waker};
 
 use super::config::Class;
 use super::park::Remote;
+use super::schedule::Order;
 
 /// A task's future.
 pub(crate) type TaskFuture = Pin<Box<dyn Future<Output = ()>>>;
@@ -29,11 +30,15 @@ pub(crate) struct Ready {
     queues: [RefCell<VecDeque<u32>>; Class::COUNT],
     /// How many are in all queues.
     total: Cell<usize>,
+    /// Which of a class comes next.
+    order: RefCell<Order>,
+    in_order: bool,
 }
 
 impl Ready {
-    pub(crate) fn new(executor: u64) -> Ready {
-        Ready { executor, queues: Default::default(), total: Cell::new(0) }
+    pub(crate) fn new(executor: u64, order: Order) -> Ready {
+        let in_order = !order.is_random();
+        Ready { executor, queues: Default::default(), total: Cell::new(0), order: RefCell::new(order), in_order }
     }
 
     #[inline]
@@ -44,7 +49,14 @@ impl Ready {
 
     #[inline]
     pub(crate) fn pop(&self, class: Class) -> Option<u32> {
-        let slot = self.queues[class as usize].borrow_mut().pop_front()?;
+        let mut queue = self.queues[class as usize].borrow_mut();
+        let slot = match self.in_order {
+            true => queue.pop_front()?,
+            false => {
+                let next = self.order.borrow_mut().pick(queue.len());
+                queue.swap_remove_back(next)?
+            }
+        };
         self.total.set(self.total.get() - 1);
         Some(slot)
     }

@@ -7,19 +7,24 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::core::Core;
+use super::schedule::Order;
 
-/// The timers of an executor. The key's second half tells timers of one deadline apart, and lets them fire in the order in which
-/// they were made.
-#[derive(Default)]
+/// The timers of an executor. The key's second half tells timers of one deadline apart, and lets them fire in the order of
+/// the schedule.
 pub(crate) struct Timers {
     waiting: BTreeMap<(u64, u64), Waker>,
     made: u64,
+    order: Order,
 }
 
 impl Timers {
+    pub(crate) fn new(order: Order) -> Timers {
+        Timers { waiting: BTreeMap::new(), made: 0, order }
+    }
+
     fn insert(&mut self, deadline_us: u64, waker: Waker) -> (u64, u64) {
         self.made += 1;
-        let key = (deadline_us, self.made);
+        let key = (deadline_us, self.order.rank(self.made));
         self.waiting.insert(key, waker);
         key
     }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::disk::{SimOp, Submitted};
-use super::{SimDisk, Ticket};
+use super::SimDisk;
+use super::operation::{SimOp, Submitted, Ticket};
 use crate::SimClock;
 use crate::device::Target;
-use crate::executor::Transfer;
+use crate::executor::{Order, Transfer};
 
 /// An executor's attachment to a disk, in one of its lives.
 pub(crate) struct SimAttachment {
@@ -23,9 +23,10 @@ impl SimDisk {
 /// See the module.
 pub(crate) struct SimDriver {
     clock: SimClock,
-    /// By time of completion, then by submission.
+    /// By time of completion, then in the order of the schedule.
     queue: BTreeMap<(u64, u64), (u64, SimTicket)>,
     submitted: u64,
+    order: Order,
 }
 
 /// An operation in flight on one of the disks.
@@ -35,8 +36,8 @@ pub(crate) struct SimTicket {
 }
 
 impl SimDriver {
-    pub(crate) fn new(clock: SimClock) -> SimDriver {
-        SimDriver { clock, queue: BTreeMap::new(), submitted: 0 }
+    pub(crate) fn new(clock: SimClock, schedule_seed: Option<u64>) -> SimDriver {
+        SimDriver { clock, queue: BTreeMap::new(), submitted: 0, order: Order::new(schedule_seed) }
     }
 
     pub(crate) fn push(&mut self, key: u64, transfer: Transfer<'_>) {
@@ -48,13 +49,19 @@ impl SimDriver {
             let bytes: &[u8] = buffer;
             &bytes[start..start + transfer.len as usize]
         });
-        let op =
-            SimOp { kind: transfer.kind, offset: transfer.offset, len: transfer.len, data, durable: transfer.durable };
+        let op = SimOp {
+            kind: transfer.kind,
+            offset: transfer.offset,
+            len: transfer.len,
+            data,
+            durable: transfer.durable,
+            placement: transfer.placement,
+        };
         match disk.submit(*life, op) {
             Submitted::Lost => (),
             Submitted::InFlight { ticket, latency_us } => {
                 self.submitted += 1;
-                let due = (self.clock.now_us() + latency_us, self.submitted);
+                let due = (self.clock.now_us() + latency_us, self.order.rank(self.submitted));
                 self.queue.insert(due, (key, SimTicket { disk: disk.clone(), ticket }));
             }
         }

@@ -14,13 +14,22 @@
 //!    first; the last one equals `current`.
 //! 2. Everything random is drawn from the disk's own generator, in the order of submissions and completions: same seed, same run.
 
+mod base;
 mod crash;
 mod disk;
 mod driver;
+mod faults;
+mod kinds;
+mod operation;
+mod options;
+mod overlay;
 mod store;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod trace;
 
-pub(crate) use disk::Ticket;
-pub use disk::{SimDisk, SimOptions, SimStats};
+pub use disk::SimDisk;
 pub(crate) use driver::{SimAttachment, SimDriver};
+pub use kinds::SIM_FAULT_KINDS;
+pub use options::{SimFaults, SimOptions, SimStats};
+pub use overlay::Damage;
