@@ -5,9 +5,11 @@
 //!   nobody makes progress, the clock moves to the next event. Same seed, same run.
 //! - [`seeds`] runs a test for many seeds on all cores and says how to repeat a failure.
 //! - [`keys`] draws keys and values.
+//! - [`sim`] is the simulator behind `siltstone-sim`.
 
 pub mod keys;
 mod node;
 pub mod seeds;
+pub mod sim;
 
 pub use node::{Crashed, Node, Simulation};

@@ -25,6 +25,7 @@ pub struct Simulation {
     pub clock: SimClock,
     seed: u64,
     openings: u64,
+    skip_chance: f64,
 }
 
 /// An open engine.
@@ -40,6 +41,7 @@ struct Turned {
     disk: SimDisk,
     clock: SimClock,
     random: Random,
+    skip_chance: f64,
 }
 
 impl Simulation {
@@ -57,7 +59,13 @@ impl Simulation {
             again_chance: if random.chance(0.3) { 0.02 } else { 0.0 },
             ..SimFaults::default()
         });
-        Simulation { disk, clock: SimClock::new(), seed, openings: 0 }
+        Simulation { disk, clock: SimClock::new(), seed, openings: 0, skip_chance: 0.0 }
+    }
+
+    /// An empty disk of this kind. A shard whose turn it is waits a little longer with this chance.
+    pub fn with(seed: u64, options: SimOptions, skip_chance: f64) -> Simulation {
+        let disk = SimDisk::new(seed, options);
+        Simulation { disk, clock: SimClock::new(), seed, openings: 0, skip_chance }
     }
 
     /// Options for an engine on this disk.
@@ -74,7 +82,7 @@ impl Simulation {
             drivers.push(Some(seed.start()?));
         }
         let random = Random::new(self.seed ^ (self.openings << 32));
-        let turned = Turned { drivers, disk: self.disk.clone(), clock: self.clock.clone(), random };
+        let turned = Turned { drivers, disk: self.disk.clone(), clock: self.clock.clone(), random, skip_chance: self.skip_chance };
         Ok(Node { engine, turned: Some(RefCell::new(turned)) })
     }
 }
@@ -148,6 +156,10 @@ impl Turned {
         let mut progress = false;
         for index in order {
             let Some(driver) = &mut self.drivers[index] else { continue };
+            if self.skip_chance > 0.0 && self.random.chance(self.skip_chance) {
+                progress = true;
+                continue;
+            }
             let budget = Budget { background_slice_us: 1 + self.random.below(200) as u32, ..Budget::default() };
             progress |= driver.turn(&budget) == Turn::Progress;
             if driver.is_closed() {

@@ -1,0 +1,203 @@
+//! Keys that are written one by one, each by one client at a time: what a read may find, and what may be found after a crash.
+//!
+//! A cell has the versions of the current run behind those with which the run began (more than one where an observation did not tell
+//! them apart). Its writer has at most one write in flight.
+//!
+//! 1. A read finds the last version that ended well, or one that failed since: who fails may have taken effect.
+//! 2. What is recovered is one of the versions from the newest durable one on.
+//! 3. A checkpoint holds the version whose write was the last to begin before the barrier; where that failed, what a read could find.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A value and when it expires; no value where it was deleted or never written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) expires_ms: Option<u64>,
+}
+
+impl Version {
+    pub(crate) fn absent() -> Version {
+        Version { value: None, expires_ms: None }
+    }
+
+    /// What a reader sees at this time.
+    fn at(&self, now_ms: u64) -> Option<&Vec<u8>> {
+        self.value.as_ref().filter(|_| self.expires_ms.is_none_or(|expires_ms| now_ms < expires_ms))
+    }
+}
+
+/// Space and key.
+pub(crate) type CellId = (usize, Vec<u8>);
+
+struct Cell {
+    base: Vec<Version>,
+    run: Vec<Version>,
+    /// Of each version of the run, whether its write ended well; nothing while it is in flight.
+    outcomes: Vec<Option<bool>>,
+    /// What a read may find: 0 is the base, others count versions of the run.
+    visible: BTreeSet<usize>,
+    /// The newest version that is durable.
+    durable: usize,
+}
+
+/// What a barrier found: for each cell the versions that a read could find then, and the last to begin.
+pub(crate) type Cut = BTreeMap<CellId, (BTreeSet<usize>, usize)>;
+/// The state of a checkpoint: for each cell, what it may be.
+pub(crate) type CutState = BTreeMap<CellId, Vec<Version>>;
+
+#[derive(Default)]
+pub(crate) struct Cells(BTreeMap<CellId, Cell>);
+
+impl Cell {
+    fn new(base: Vec<Version>) -> Cell {
+        Cell { base, run: Vec::new(), outcomes: Vec::new(), visible: BTreeSet::from([0]), durable: 0 }
+    }
+
+    fn in_flight(&self) -> bool {
+        self.outcomes.last() == Some(&None)
+    }
+
+    fn versions(&self, which: impl IntoIterator<Item = usize>) -> Vec<Version> {
+        let mut found = Vec::new();
+        for index in which {
+            match index {
+                0 => found.extend(self.base.iter().cloned()),
+                _ => found.push(self.run[index - 1].clone()),
+            }
+        }
+        found
+    }
+}
+
+impl Cells {
+    /// A write begins.
+    pub(crate) fn begin(&mut self, id: &CellId, version: Version) {
+        let cell = self.0.entry(id.clone()).or_insert_with(|| Cell::new(vec![Version::absent()]));
+        assert!(!cell.in_flight(), "a cell has one write at a time");
+        cell.run.push(version);
+        cell.outcomes.push(None);
+    }
+
+    /// It ends.
+    pub(crate) fn end(&mut self, id: &CellId, succeeded: bool, durable: bool) {
+        let cell = self.0.get_mut(id).expect("the write has begun");
+        *cell.outcomes.last_mut().expect("the write has begun") = Some(succeeded);
+        if succeeded {
+            cell.visible.clear();
+            if durable {
+                cell.durable = cell.run.len();
+            }
+        }
+        cell.visible.insert(cell.run.len());
+    }
+
+    /// A read, with no write in flight. Says whether it may find this, and keeps what it tells about failed writes.
+    pub(crate) fn observe(&mut self, id: &CellId, found: Option<&[u8]>, now_ms: u64) -> Result<(), String> {
+        let Some(cell) = self.0.get_mut(id) else {
+            return found.map_or(Ok(()), |_| Err("a key is there that was never written".into()));
+        };
+        assert!(!cell.in_flight(), "nobody reads a cell that is being written");
+        let fits = |version: &Version| version.at(now_ms).map(|value| &value[..]) == found;
+        let fitting: BTreeSet<usize> =
+            cell.visible.iter().copied().filter(|index| cell.versions([*index]).iter().any(fits)).collect();
+        if fitting.is_empty() {
+            let expected: Vec<String> = cell.versions(cell.visible.iter().copied()).iter().map(brief).collect();
+            let found = found.map_or("nothing".into(), |value| format!("{} bytes, {:?}", value.len(), &value[..value.len().min(8)]));
+            return Err(format!("found {found}; it should be one of {expected:?} at {now_ms} ms"));
+        }
+        if fitting == BTreeSet::from([0]) {
+            cell.base.retain(|version| fits(version));
+        }
+        cell.visible = fitting;
+        Ok(())
+    }
+
+    /// What must be there, cell by cell, for readers at this time: those whose value is certain.
+    pub(crate) fn ids(&self) -> Vec<CellId> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// Whether some version ever had this value.
+    pub(crate) fn was_written(&self, id: &CellId, value: &[u8]) -> bool {
+        let has = |version: &Version| version.value.as_deref() == Some(value);
+        self.0.get(id).is_some_and(|cell| cell.base.iter().chain(&cell.run).any(has))
+    }
+
+    /// What is certain to be applied now, and so durable after a sync that begins now.
+    pub(crate) fn applied(&self) -> Vec<(CellId, usize)> {
+        let newest = |cell: &Cell| cell.visible.first().copied().unwrap_or(0);
+        self.0.iter().map(|(id, cell)| (id.clone(), newest(cell))).collect()
+    }
+
+    /// These are durable now.
+    pub(crate) fn synced(&mut self, applied: Vec<(CellId, usize)>) {
+        for (id, version) in applied {
+            if let Some(cell) = self.0.get_mut(&id) {
+                cell.durable = cell.durable.max(version);
+            }
+        }
+    }
+
+    /// A barrier opens.
+    pub(crate) fn barrier(&self) -> Cut {
+        self.0.iter().map(|(id, cell)| (id.clone(), (cell.visible.clone(), cell.run.len()))).collect()
+    }
+
+    /// Rule 3, when everything that had begun has ended.
+    pub(crate) fn cut(&self, cut: &Cut) -> CutState {
+        let state = |(id, (visible, last)): (&CellId, &(BTreeSet<usize>, usize))| {
+            let cell = &self.0[id];
+            let allowed: BTreeSet<usize> = match last.checked_sub(1).map(|index| cell.outcomes[index]) {
+                Some(Some(true)) => BTreeSet::from([*last]),
+                Some(_) => visible.iter().copied().chain([*last]).collect(),
+                None => visible.clone(),
+            };
+            (id.clone(), cell.versions(allowed))
+        };
+        cut.iter().map(state).collect()
+    }
+
+    /// After a recovery of the latest state: rule 2. Where the device has lied, older versions may have come back.
+    pub(crate) fn allowed_after_recovery(&self, lower_bound: bool) -> CutState {
+        let floor = |cell: &Cell| if lower_bound { cell.durable } else { 0 };
+        self.0.iter().map(|(id, cell)| (id.clone(), cell.versions(floor(cell)..=cell.run.len()))).collect()
+    }
+
+    /// A new run begins on what was found; it must be among what is allowed. Nobody has told the shards the time yet, so that nothing is hidden;
+    /// but what had expired may have been dropped.
+    pub(crate) fn recover(
+        &mut self,
+        allowed: &CutState,
+        found: &BTreeMap<CellId, Vec<u8>>,
+        expired_ms: u64,
+    ) -> Result<(), String> {
+        let mut cells = BTreeMap::new();
+        for (id, versions) in allowed {
+            let value = found.get(id);
+            let fits = |version: &&Version| match value {
+                Some(_) => version.value.as_ref() == value,
+                None => version.at(expired_ms).is_none(),
+            };
+            let fitting: Vec<Version> = versions.iter().filter(fits).cloned().collect();
+            if fitting.is_empty() {
+                let expected: Vec<String> = versions.iter().map(brief).collect();
+                let found = value.map_or("nothing".into(), |value| format!("{} bytes, {:?}", value.len(), &value[..value.len().min(8)]));
+                return Err(format!("cell {id:?}: found {found}; it should be one of {expected:?} at {expired_ms} ms"));
+            }
+            cells.insert(id.clone(), Cell::new(fitting));
+        }
+        if let Some(id) = found.keys().find(|id| !allowed.contains_key(*id)) {
+            return Err(format!("cell {id:?} is there and should not be"));
+        }
+        self.0 = cells;
+        Ok(())
+    }
+}
+
+fn brief(version: &Version) -> String {
+    match &version.value {
+        None => "nothing".into(),
+        Some(value) => format!("{} bytes, {:?}, until {:?}", value.len(), &value[..value.len().min(8)], version.expires_ms),
+    }
+}

@@ -1,0 +1,279 @@
+//! What clients ship to the shards: operators that read and write the part of one key, operators on a client's own cells, and snapshots
+//! that stay there.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+
+use futures_util::future::poll_fn;
+use siltstone::{Keyspace, LocalShard, Result, ScanRange, Snapshot, WriteBatch};
+
+use super::cells::{CellId, Version};
+use super::journal::{Data, WriteId, id_of};
+use super::oracle::SharedOracle;
+use super::plan::CELL_SPACES;
+use super::workload::Client;
+
+/// Parts that the operators of all clients share.
+const PARTS: u64 = 24;
+/// Snapshots that are held at a time, at most.
+const SNAPSHOTS_MAX: usize = 6;
+
+/// Snapshots that a shard keeps for the test, each with what it showed when it was taken.
+#[derive(Default)]
+struct Snapshots(RefCell<Vec<(u64, Snapshot, [Data; 2])>>);
+
+impl Client {
+    /// An operator on some partition: a few writes, and reads between them.
+    pub(crate) fn send_operator(&mut self) {
+        let part = [b'p', self.random.below(PARTS) as u8];
+        let ids: Vec<WriteId> = (0..1 + self.random.below(4)).map(|_| self.plan_write(part)).collect();
+        let batches: Vec<(WriteId, WriteBatch)> = ids.iter().map(|id| (*id, self.batch(*id))).collect();
+        let (oracle, data) = (self.shift.oracle.clone(), self.shift.spaces[0].clone());
+        let acknowledged = self.shift.acknowledges_durable();
+        let reads: Vec<u8> = (0..self.random.below(3)).map(|_| self.random.below(40) as u8).collect();
+        let scoped = self.random.chance(0.2);
+        let shard_index = usize::from(self.shift.engine.shard_of(&part).0);
+        let operator = async move |shard: LocalShard| {
+            let shard = if scoped { shard.begin() } else { shard };
+            for (id, batch) in &batches {
+                for letter in &reads {
+                    let key = [b'k', *letter];
+                    let found = shard.get(&data, &[&part[..], &key].concat()).await;
+                    let found = found?.map(|value| value.to_vec());
+                    // Operators of one key run one at a time.
+                    let expected = oracle.lock().journal.current(part, &key).cloned();
+                    assert!(found == expected, "an operator's read of {key:?} in {part:?} before write {id}");
+                }
+                recorded(&shard, &oracle, shard_index, *id, shard.write(batch)).await?;
+                if acknowledged {
+                    oracle.lock().journal.acknowledge([*id]);
+                }
+            }
+            Ok(())
+        };
+        let reply = self.shift.engine.on_shard(&part, operator);
+        self.push_operator(reply);
+    }
+
+    fn plan_write(&mut self, part: [u8; 2]) -> WriteId {
+        let changes = (0..self.random.below(6)).map(|_| {
+            let key = vec![b'k', self.random.below(40) as u8];
+            let bytes = if self.random.chance(0.01) { self.random.below(80_000) } else { self.random.below(300) };
+            let mut value = vec![0; bytes as usize];
+            self.random.fill(&mut value);
+            (key, self.random.chance(0.85).then_some(value))
+        });
+        let changes = changes.collect();
+        self.shift.oracle.lock().journal.submit(part, changes)
+    }
+
+    fn batch(&self, id: WriteId) -> WriteBatch {
+        let oracle = self.shift.oracle.lock();
+        let (data, journal) = (&self.shift.spaces[0], &self.shift.spaces[1]);
+        let write = oracle.journal.write(id);
+        let mut batch = WriteBatch::new();
+        batch.put(journal, &oracle.journal.key_of(id), &[]);
+        for (key, value) in &write.changes {
+            let key = [&write.part[..], key].concat();
+            match value {
+                Some(value) => batch.put(data, &key, value),
+                None => batch.delete(data, &key),
+            };
+        }
+        batch
+    }
+
+    /// An operator on some of the client's own cells, at some event time.
+    pub(crate) async fn visit_cells(&mut self) {
+        let part = self.any_part();
+        let mut orders = Vec::new();
+        for _ in 0..1 + self.random.below(8) {
+            let space = CELL_SPACES.start + 1 + self.random.below(CELL_SPACES.len() as u64 - 1) as usize;
+            let id = self.cell_of(space, part);
+            let keyspace = self.space(&id);
+            let order = match self.random.below(5) {
+                0..2 => Order::Get,
+                2 => Order::Delete,
+                3 => Order::Put(self.any_value()),
+                _ => {
+                    let until_ms = self.shift.oracle.lock().now_ms + self.random.below(1500);
+                    Order::PutExpiring(self.any_value(), until_ms)
+                }
+            };
+            orders.push((id, keyspace, order));
+        }
+        let now_ms = self.shift.oracle.lock().now_ms;
+        let time_ms = self.random.chance(0.5).then(|| now_ms + self.random.below(500));
+        let (oracle, durable) = (self.shift.oracle.clone(), self.shift.acknowledges_durable());
+        let scoped = self.random.chance(0.2);
+        let visited = self.shift.engine.on_shard(&part, move |shard| async move {
+            let shard = time_ms.map_or(shard.clone(), |time_ms| shard.at(time_ms));
+            let shard = if scoped { shard.begin() } else { shard };
+            for (id, keyspace, order) in orders {
+                order.run(&shard, &oracle, &id, &keyspace, time_ms.unwrap_or(now_ms), durable).await?;
+            }
+            Ok(())
+        });
+        let visited = visited.await.and_then(|result| result);
+        self.shift.seen("operator on cells", visited);
+    }
+
+    /// A snapshot that stays in its shard. It shows exactly what was applied there when it was taken.
+    pub(crate) async fn take_snapshot(&mut self) {
+        if self.shift.snapshots.borrow().len() >= SNAPSHOTS_MAX {
+            return self.drop_snapshot().await;
+        }
+        let part = [b'p', self.random.below(PARTS) as u8];
+        let shard_index = usize::from(self.shift.engine.shard_of(&part).0);
+        let own: BTreeSet<u8> = (0..PARTS as u8)
+            .filter(|letter| usize::from(self.shift.engine.shard_of(&[b'p', *letter]).0) == shard_index)
+            .collect();
+        let number = self.shift.oracle.lock().next();
+        let oracle = self.shift.oracle.clone();
+        let (data, journal) = (self.shift.spaces[0].clone(), self.shift.spaces[1].clone());
+        let taken = self.shift.engine.on_shard(&part, move |shard| async move {
+            let (snapshot, visible) = (shard.snapshot(), oracle.lock().journal.visible());
+            let found = read_snapshot(&snapshot, &data, &journal).await?;
+            let oracle = oracle.lock();
+            let expected: BTreeSet<WriteId> =
+                visible.into_iter().filter(|id| own.contains(&oracle.journal.write(*id).part[1])).collect();
+            let shown: BTreeSet<WriteId> = found[1].keys().map(|key| id_of(key)).collect();
+            let (missing, extra): (Vec<_>, Vec<_>) =
+                (expected.difference(&shown).collect(), shown.difference(&expected).collect());
+            assert!(missing.is_empty() && extra.is_empty(), "a snapshot lacks {missing:?} and has too much: {extra:?}");
+            let replayed = oracle.journal.replay(&expected);
+            drop(oracle);
+            assert!(found[0] == replayed, "a snapshot's data is not what its writes make");
+            shard.extension::<Snapshots>(&data).0.borrow_mut().push((number, snapshot, found));
+            Ok(())
+        });
+        let taken = taken.await.and_then(|result| result);
+        if self.shift.seen("snapshot", taken).is_some() {
+            self.shift.snapshots.borrow_mut().push((part, number));
+        }
+    }
+
+    /// A snapshot shows what it has always shown.
+    pub(crate) async fn check_snapshot(&mut self) {
+        let Some((part, number)) = self.any_snapshot() else { return };
+        let (data, journal) = (self.shift.spaces[0].clone(), self.shift.spaces[1].clone());
+        let checked = self.shift.engine.on_shard(&part, move |shard| async move {
+            let extension = shard.extension::<Snapshots>(&data);
+            let held = extension.0.borrow().iter().find(|held| held.0 == number).map(|held| held.1.clone());
+            // Another client may have dropped it meanwhile.
+            let Some(snapshot) = held else { return Ok(()) };
+            let found = read_snapshot(&snapshot, &data, &journal).await?;
+            let held = extension.0.borrow();
+            if let Some(held) = held.iter().find(|held| held.0 == number) {
+                assert!(found == held.2, "snapshot {number} has changed");
+            }
+            Ok(())
+        });
+        let checked = checked.await.and_then(|result: Result<()>| result);
+        self.shift.seen("snapshot read again", checked);
+    }
+
+    async fn drop_snapshot(&mut self) {
+        let Some((part, number)) = self.any_snapshot() else { return };
+        self.shift.snapshots.borrow_mut().retain(|held| held.1 != number);
+        let data = self.shift.spaces[0].clone();
+        let dropped = self.shift.engine.on_shard(&part, move |shard| async move {
+            shard.extension::<Snapshots>(&data).0.borrow_mut().retain(|held| held.0 != number);
+        });
+        let dropped = dropped.await;
+        self.shift.seen("snapshot dropped", dropped);
+    }
+
+    fn any_snapshot(&mut self) -> Option<([u8; 2], u64)> {
+        let snapshots = self.shift.snapshots.borrow();
+        match snapshots.len() as u64 {
+            0 => None,
+            count => Some(snapshots[self.random.below(count) as usize]),
+        }
+    }
+}
+
+/// Drops all snapshots that a shard keeps.
+pub(crate) fn drop_snapshots(shard: &LocalShard, data: &Keyspace) {
+    shard.extension::<Snapshots>(data).0.borrow_mut().clear();
+}
+
+async fn read_snapshot(snapshot: &Snapshot, data: &Keyspace, journal: &Keyspace) -> Result<[Data; 2]> {
+    let mut found = [Data::new(), Data::new()];
+    for (entries, keyspace) in found.iter_mut().zip([data, journal]) {
+        let mut scan = snapshot.scan(keyspace, ScanRange::all())?;
+        while let Some(entry) = scan.next().await? {
+            entries.insert(entry.key.to_vec(), entry.value.to_vec());
+        }
+    }
+    Ok(found)
+}
+
+/// One operation on a cell.
+enum Order {
+    Get,
+    Put(Vec<u8>),
+    PutExpiring(Vec<u8>, u64),
+    Delete,
+}
+
+impl Order {
+    async fn run(
+        self,
+        shard: &LocalShard,
+        oracle: &SharedOracle,
+        id: &CellId,
+        keyspace: &Keyspace,
+        time_ms: u64,
+        durable: bool,
+    ) -> Result<()> {
+        let written = match self {
+            Order::Get => {
+                let found = shard.get(keyspace, &id.1).await?.map(|value| value.to_vec());
+                let observed = oracle.lock().cells.observe(id, found.as_deref(), time_ms);
+                assert!(observed.is_ok(), "an operator's read of {id:?}: {observed:?}");
+                return Ok(());
+            }
+            Order::Put(value) => {
+                let expires_ms = Client::expiry(id.0, time_ms);
+                oracle.lock().cells.begin(id, Version { value: Some(value.clone()), expires_ms });
+                shard.put(keyspace, &id.1, &value).await
+            }
+            Order::PutExpiring(value, until_ms) => {
+                oracle.lock().cells.begin(id, Version { value: Some(value.clone()), expires_ms: Some(until_ms) });
+                shard.put_expiring(keyspace, &id.1, &value, until_ms).await
+            }
+            Order::Delete => {
+                oracle.lock().cells.begin(id, Version::absent());
+                shard.delete(keyspace, &id.1).await
+            }
+        };
+        oracle.lock().cells.end(id, written.is_ok(), durable);
+        written
+    }
+}
+
+/// Awaits a write, and records the moment at which it is applied: when the shard's count of writes moves.
+async fn recorded(
+    shard: &LocalShard,
+    oracle: &SharedOracle,
+    index: usize,
+    id: WriteId,
+    write: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let mut write = pin!(write);
+    let mut applied = false;
+    poll_fn(|context| {
+        let before = shard.stats().writes;
+        let result: Poll<Result<()>> = write.as_mut().poll(context);
+        if !applied && shard.stats().writes > before {
+            applied = true;
+            oracle.lock().journal.apply(index, id);
+        }
+        result
+    })
+    .await
+}

@@ -1,0 +1,234 @@
+//! What must hold, in one place: the operators' journal, the cells, the checkpoints, the keyspaces that were created, and which errors are legitimate.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use siltstone::{Durability, Error};
+use siltstone_io::{Damage, Placement, SimDisk};
+
+use super::cells::{CellId, Cells, Cut, CutState};
+use super::journal::{Journal, WriteId};
+use super::plan::Contract;
+
+/// A checkpoint and what it holds.
+#[derive(Clone)]
+pub(crate) struct Saved {
+    pub(crate) name: String,
+    pub(crate) writes: BTreeSet<WriteId>,
+    pub(crate) cells: CutState,
+    /// The watermark of its barrier.
+    pub(crate) now_ms: u64,
+    /// Its drop has begun, or retention may have taken it: it may be there or not.
+    pub(crate) doomed: bool,
+}
+
+/// A checkpoint that is under way.
+pub(crate) struct Pending {
+    pub(crate) name: String,
+    begun: BTreeSet<WriteId>,
+    cells: Cut,
+    applied: Vec<(CellId, usize)>,
+    now_ms: u64,
+}
+
+/// What one simulation knows.
+pub(crate) struct Oracle {
+    pub(crate) contract: Contract,
+    pub(crate) journal: Journal,
+    pub(crate) cells: Cells,
+    /// Complete checkpoints, oldest first.
+    pub(crate) checkpoints: Vec<Saved>,
+    pub(crate) pending: Option<Pending>,
+    /// Names of keyspaces whose creation was acknowledged.
+    pub(crate) created: BTreeSet<String>,
+    pub(crate) now_ms: u64,
+    /// Faults of which operations may tell that had been injected when this life began.
+    excuses_before: u64,
+    /// Any damage ever: where and what.
+    damage: BTreeMap<u64, Damage>,
+    /// Since the last comparison the volume was opened while a log's block was damaged: what was acknowledged may be gone.
+    pub(crate) log_was_damaged: bool,
+    /// Names checkpoints and the like.
+    counter: u64,
+    disk: SimDisk,
+}
+
+/// The oracle, shared by clients and the operators that they ship.
+#[derive(Clone)]
+pub(crate) struct SharedOracle(Arc<Mutex<Oracle>>);
+
+impl SharedOracle {
+    pub(crate) fn new(contract: Contract, disk: SimDisk) -> Self {
+        SharedOracle(Arc::new(Mutex::new(Oracle {
+            contract,
+            journal: Journal::default(),
+            cells: Cells::default(),
+            checkpoints: Vec::new(),
+            pending: None,
+            created: BTreeSet::new(),
+            now_ms: 1000,
+            excuses_before: 0,
+            damage: BTreeMap::new(),
+            log_was_damaged: false,
+            counter: 0,
+            disk,
+        })))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Oracle> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Oracle {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    /// Whether an operation may fail with this error.
+    ///
+    /// # Panics
+    /// When it may not.
+    pub(crate) fn judge(&mut self, what: &str, error: &Error) {
+        if let Err(reason) = self.legitimate(error) {
+            panic!("{what} fails, which nothing excuses ({reason}): {error}");
+        }
+    }
+
+    fn legitimate(&mut self, error: &Error) -> Result<(), String> {
+        self.learn_damage();
+        match error {
+            Error::Corruption(corruption) => self.is_damaged(corruption.offset),
+            Error::NotFound(_) if self.log_was_damaged => Ok(()),
+            Error::NotAVolume { .. } | Error::Version { .. } => self.is_damaged(Some(0)),
+            _ if self.disk.crashed() => Ok(()),
+            Error::Closed | Error::Busy(_) => Err("nobody has closed it".into()),
+            Error::NoSpace(_) => match self.disk.fault_counts().get("no space") {
+                Some(1..) => Ok(()),
+                _ => Err("there is space".into()),
+            },
+            Error::Io(_) | Error::Poisoned { .. } => match self.excuses() > self.excuses_before || self.persistent() {
+                true => Ok(()),
+                false if self.contract == Contract::Media => self.is_damaged(None),
+                false => Err("the device has not failed".into()),
+            },
+            _ => Err("such errors are the caller's".into()),
+        }
+    }
+
+    /// Faults of which an operation tells.
+    fn excuses(&self) -> u64 {
+        let telling = ["error", "bad", "no space"];
+        let counts = self.disk.fault_counts();
+        counts.iter().filter(|(name, _)| telling.iter().any(|word| name.contains(word))).map(|(_, count)| count).sum()
+    }
+
+    /// Blocks that have failed for ever go on to fail in later lives.
+    fn persistent(&self) -> bool {
+        self.disk.fault_counts().iter().any(|(name, count)| name.contains("bad") && *count > 0)
+    }
+
+    fn learn_damage(&mut self) {
+        for damage in self.disk.atlas() {
+            self.damage.insert(damage.offset, damage);
+        }
+    }
+
+    /// Whether some block near this place is or was damaged: errors name a structure's beginning, or the extent.
+    fn is_damaged(&self, offset: Option<u64>) -> Result<(), String> {
+        if self.contract != Contract::Media {
+            return Err("the device has lied about nothing".into());
+        }
+        let near = |damage: &&Damage| offset.is_none_or(|offset| damage.offset.abs_diff(offset) < NEAR_BYTES);
+        match self.damage.values().find(near) {
+            Some(_) => Ok(()),
+            None => Err(format!("no damage near byte {offset:?}; there is some at {:?}", self.damage.keys().collect::<Vec<_>>())),
+        }
+    }
+
+    /// A life begins: from now on errors need a new excuse.
+    pub(crate) fn begin_life(&mut self) {
+        self.excuses_before = self.excuses();
+    }
+
+    /// The volume is about to be opened: remembers whether its logs are damaged.
+    pub(crate) fn before_opening(&mut self) {
+        self.learn_damage();
+        let of_log = |damage: &Damage| damage.placement.is_none_or(|placement| matches!(placement, Placement::Wal | Placement::Metadata));
+        self.log_was_damaged |= self.disk.atlas().iter().any(of_log);
+    }
+
+    /// A barrier opens for a checkpoint of this name.
+    pub(crate) fn barrier(&mut self, name: String, retained: Option<usize>) {
+        let (begun, cells) = (self.journal.barrier(), self.cells.barrier());
+        let applied = self.cells.applied();
+        self.pending = Some(Pending { name, begun, cells, applied, now_ms: self.now_ms });
+        if let Some(retained) = retained {
+            // If it completes, and nobody hears of it, the oldest may be gone.
+            let excess = (self.checkpoints.len() + 1).saturating_sub(retained);
+            self.checkpoints.iter_mut().take(excess).for_each(|saved| saved.doomed = true);
+        }
+    }
+
+    fn saved(&self, pending: Pending) -> Saved {
+        let Pending { name, begun, cells, now_ms, .. } = pending;
+        Saved { name, writes: self.journal.cut(&begun), cells: self.cells.cut(&cells), now_ms, doomed: false }
+    }
+
+    /// A checkpoint is complete.
+    pub(crate) fn complete(&mut self, durability: Durability, retained: Option<usize>) {
+        let pending = self.pending.take().expect("a checkpoint was under way");
+        if durability != Durability::Checkpoint {
+            self.cells.synced(pending.applied.clone());
+        }
+        let saved = self.saved(pending);
+        if durability != Durability::Checkpoint {
+            self.journal.acknowledge(saved.writes.iter().copied());
+        }
+        self.checkpoints.push(saved);
+        if let Some(retained) = retained {
+            let excess = self.checkpoints.len().saturating_sub(retained);
+            self.checkpoints.drain(..excess);
+        }
+    }
+
+    /// Compares the checkpoints found with those known. One whose completion was not heard of now is known to exist or not.
+    pub(crate) fn found_checkpoints(&mut self, names: &[String]) {
+        if let Some(pending) = self.pending.take()
+            && names.last() == Some(&pending.name)
+        {
+            let saved = self.saved(pending);
+            self.checkpoints.push(saved);
+        }
+        let known: Vec<(String, bool)> =
+            self.checkpoints.iter().map(|saved| (saved.name.clone(), saved.doomed)).collect();
+        let mut wanted = names.iter().peekable();
+        for (name, doomed) in &known {
+            if wanted.next_if_eq(&name).is_none() {
+                assert!(*doomed, "checkpoints {names:?} were found; {name} is missing of {known:?}");
+            }
+        }
+        assert!(wanted.peek().is_none(), "checkpoints {names:?} were found; there should be {known:?}");
+        self.checkpoints.retain(|saved| names.contains(&saved.name));
+    }
+
+    /// Like [`found_checkpoints`](Oracle::found_checkpoints) where the device has lied: some may have been forgotten, or come back.
+    pub(crate) fn found_some_checkpoints(&mut self, names: &[String]) {
+        if let Some(pending) = self.pending.take() {
+            let saved = self.saved(pending);
+            self.checkpoints.push(saved);
+        }
+        self.checkpoints.retain(|saved| names.contains(&saved.name));
+        let strange: Vec<_> =
+            names.iter().filter(|name| self.checkpoints.iter().all(|saved| saved.name != **name)).collect();
+        assert!(strange.is_empty(), "checkpoints {strange:?} were found, which were dropped or never made");
+    }
+
+    pub(crate) fn was_written(&self, id: &CellId, value: &[u8]) -> bool {
+        self.cells.was_written(id, value)
+    }
+}
+
+/// How far from a block an error may name its place: SSTs and logs are named by extent.
+const NEAR_BYTES: u64 = 256 << 10;

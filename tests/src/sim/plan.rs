@@ -1,0 +1,256 @@
+//! What a seed decides before anything runs: the volume, the faults, how much is done. [`Limits`] cut a plan down, so that a failing history can
+//! be shortened and repeated.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use siltstone::{Durability, KeyspaceOptions, Options, Partition, TimeDomain, Ttl};
+use siltstone_io::{Random, SimFaults, SimOptions};
+
+/// What goes wrong beside crashes, which always do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Contract {
+    /// Nothing: everything must be recovered, and nothing may fail while the power is on.
+    Crash,
+    /// The device refuses and fails openly: operations may fail with an error that names the fault; nothing acknowledged is lost.
+    Errors,
+    /// The device lies: damage is detected and named, and never returned as data.
+    Media,
+}
+
+/// The plan of one simulation.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its root seed.
+    pub seed: u64,
+    /// What may go wrong.
+    pub contract: Contract,
+    /// The device.
+    pub device: SimOptions,
+    /// The rates of its faults.
+    pub faults: SimFaults,
+    /// Key groups, extent and page sizes of the volume.
+    pub key_groups: u32,
+    /// Bytes of an extent.
+    pub extent_bytes: usize,
+    /// Bytes of a page.
+    pub page_bytes: usize,
+    /// How often the volume is opened, worked on and crashed or closed.
+    pub lives: u32,
+    /// Rounds of a life; between rounds everything is compared.
+    pub rounds: u32,
+    /// Clients at a time.
+    pub clients: u32,
+    /// Steps of each client in a round.
+    pub steps: u32,
+    /// The chance that a shard whose turn it is waits a little longer.
+    pub skip_chance: f64,
+}
+
+/// Cuts a plan down.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// At most so many lives.
+    pub lives: Option<u32>,
+    /// At most so many rounds in each.
+    pub rounds: Option<u32>,
+    /// At most so many clients.
+    pub clients: Option<u32>,
+    /// At most so many steps of each client.
+    pub steps: Option<u32>,
+    /// Faults that do not happen, by their names.
+    pub without: BTreeSet<String>,
+}
+
+/// How a life begins.
+#[derive(Clone, Debug)]
+pub(crate) struct Way {
+    pub(crate) durability: Durability,
+    pub(crate) restore: siltstone::Restore,
+    pub(crate) retained: Option<usize>,
+}
+
+type Rate = fn(&mut SimFaults) -> &mut f64;
+
+/// Faults of which an operation tells, by name.
+const ERRORS: [(&str, Rate); 8] = [
+    ("read-error", |faults| &mut faults.read_error_chance),
+    ("write-error", |faults| &mut faults.write_error_chance),
+    ("flush-error", |faults| &mut faults.flush_error_chance),
+    ("discard-error", |faults| &mut faults.discard_error_chance),
+    ("allocate-error", |faults| &mut faults.allocate_error_chance),
+    ("bad-read", |faults| &mut faults.bad_read_chance),
+    ("bad-write", |faults| &mut faults.bad_write_chance),
+    ("no-space", |faults| &mut faults.no_space_chance),
+];
+
+/// Faults that the engine must bear without a word.
+const NUISANCES: [(&str, Rate); 5] = [
+    ("short-transfer", |faults| &mut faults.short_transfer_chance),
+    ("again", |faults| &mut faults.again_chance),
+    ("interrupted", |faults| &mut faults.interrupted_chance),
+    ("cancelled", |faults| &mut faults.cancelled_chance),
+    ("stall", |faults| &mut faults.stall_chance),
+];
+
+/// Faults that nobody tells of.
+const SILENT: [(&str, Rate); 4] = [
+    ("lost-flush", |faults| &mut faults.lost_flush_chance),
+    ("lost-write", |faults| &mut faults.lost_write_chance),
+    ("misdirected-write", |faults| &mut faults.misdirected_write_chance),
+    ("bit-rot", |faults| &mut faults.bit_rot_chance),
+];
+
+/// The names of all faults that a plan can have.
+pub fn fault_names() -> impl Iterator<Item = &'static str> {
+    ERRORS.iter().chain(&NUISANCES).chain(&SILENT).map(|(name, _)| *name)
+}
+
+impl Plan {
+    /// The plan of a seed, cut down.
+    pub fn new(seed: u64, limits: &Limits) -> Plan {
+        let mut random = Random::new(seed ^ 0x706c_616e);
+        let contract = match random.below(20) {
+            0..11 => Contract::Crash,
+            11..16 => Contract::Errors,
+            _ => Contract::Media,
+        };
+        let logical_block_bytes = if random.chance(0.5) { 512 } else { 4096 };
+        let device = SimOptions {
+            volatile_cache: random.chance(0.9),
+            logical_block_bytes,
+            torn_blocks: random.chance(0.5),
+            exponential_latency: random.chance(0.5),
+            max_io_bytes: [16 << 10, 128 << 10, 512 << 10][random.below(3) as usize],
+            ..SimOptions::default()
+        };
+        let mut faults = SimFaults::default();
+        draw(&mut faults, &NUISANCES, 0.4, 0.05, &mut random);
+        // A stall is seconds: often, it would only be a slow device.
+        faults.stall_chance /= 20.0;
+        faults.stall_us = 10_000..1 + 10u64.pow(5 + random.below(3) as u32);
+        match contract {
+            Contract::Crash => (),
+            Contract::Errors => draw(&mut faults, &ERRORS, 0.4, 0.01, &mut random),
+            Contract::Media => {
+                draw(&mut faults, &SILENT, 0.5, 0.02, &mut random);
+                if random.chance(0.3) {
+                    draw(&mut faults, &ERRORS, 0.2, 0.003, &mut random);
+                }
+            }
+        }
+        let page_bytes = [4096, 4096, 8192, 16384][random.below(4) as usize];
+        let size = random.below(3);
+        let mut plan = Plan {
+            seed,
+            contract,
+            device,
+            faults,
+            key_groups: [4, 64, 1024][random.below(3) as usize],
+            extent_bytes: if page_bytes == 16384 || random.chance(0.3) { 128 << 10 } else { 64 << 10 },
+            page_bytes,
+            lives: 2 + random.below(5) as u32,
+            rounds: 1 + random.below(4) as u32,
+            clients: [1, 3, 8][size as usize],
+            steps: (8 + random.below(if size == 0 { 300 } else { 120 })) as u32,
+            skip_chance: if random.chance(0.5) { 0.3 } else { 0.0 },
+        };
+        plan.limit(limits);
+        plan
+    }
+
+    fn limit(&mut self, limits: &Limits) {
+        self.lives = self.lives.min(limits.lives.unwrap_or(u32::MAX));
+        self.rounds = self.rounds.min(limits.rounds.unwrap_or(u32::MAX));
+        self.clients = self.clients.min(limits.clients.unwrap_or(u32::MAX));
+        self.steps = self.steps.min(limits.steps.unwrap_or(u32::MAX));
+        for (name, rate) in ERRORS.iter().chain(&NUISANCES).chain(&SILENT) {
+            if limits.without.contains(*name) {
+                *rate(&mut self.faults) = 0.0;
+            }
+        }
+    }
+
+    /// The faults that this plan has.
+    pub fn fault_names(&self) -> Vec<&'static str> {
+        let mut faults = self.faults.clone();
+        let all = ERRORS.iter().chain(&NUISANCES).chain(&SILENT);
+        all.filter(|(_, rate)| *rate(&mut faults) > 0.0).map(|(name, _)| *name).collect()
+    }
+
+    /// Options of one opening.
+    pub(crate) fn options(&self, base: Options, way: &Way, random: &mut Random) -> Options {
+        let shards = 1 + random.below(4) as usize;
+        let memory = [4 << 20, 6 << 20][random.below(2) as usize];
+        // A quarter of the memory leaves nothing for the cache.
+        let memtable = match random.below(8) {
+            0 => memory / 4,
+            1..3 => 128 << 10,
+            _ => 16 << 10,
+        };
+        let options = base
+            .shards(shards)
+            .key_groups(self.key_groups)
+            .memory(shards * memory)
+            .memtable_bytes(memtable)
+            .extent_bytes(self.extent_bytes)
+            .page_bytes(self.page_bytes)
+            .table_bytes([self.page_bytes * 4, 32 << 10, 1 << 20][random.below(3) as usize].max(self.page_bytes * 4))
+            .capacity(1 << 30)
+            .durability(way.durability)
+            .restore(way.restore.clone());
+        let options = SPACES.iter().fold(options, |options, space| options.keyspace(space.name, space.options(random)));
+        match way.retained {
+            Some(count) => options.checkpoints_retained(count),
+            None => options,
+        }
+    }
+
+    pub(crate) fn any_durability(random: &mut Random) -> Durability {
+        match random.below(3) {
+            0 => Durability::Sync,
+            1 => Durability::Interval(Duration::from_micros(1 + random.below(5000))),
+            _ => Durability::Checkpoint,
+        }
+    }
+}
+
+/// Some of these faults, at rates over two orders of magnitude.
+fn draw(faults: &mut SimFaults, rates: &[(&str, Rate)], share: f64, most: f64, random: &mut Random) {
+    for (_, rate) in rates {
+        if random.chance(share) {
+            *rate(faults) = most / 10f64.powi(random.below(3) as i32);
+        }
+    }
+}
+
+/// A keyspace of the simulation.
+pub(crate) struct SpacePlan {
+    pub(crate) name: &'static str,
+    pub(crate) partition: Partition,
+    pub(crate) ttl_ms: Option<u64>,
+}
+
+/// The keyspaces: `data` and `journal` belong to the operators, whose writes are batches that name themselves; the others have cells, written one
+/// by one.
+pub(crate) const SPACES: [SpacePlan; 5] = [
+    SpacePlan { name: "data", partition: Partition::Prefix(2), ttl_ms: None },
+    SpacePlan { name: "journal", partition: Partition::Prefix(2), ttl_ms: None },
+    SpacePlan { name: "whole", partition: Partition::WholeKey, ttl_ms: None },
+    SpacePlan { name: "prefix", partition: Partition::Prefix(2), ttl_ms: None },
+    SpacePlan { name: "expiring", partition: Partition::Prefix(2), ttl_ms: Some(700) },
+];
+
+/// Where the spaces of cells begin in [`SPACES`].
+pub(crate) const CELL_SPACES: std::ops::Range<usize> = 2..SPACES.len();
+
+impl SpacePlan {
+    fn options(&self, random: &mut Random) -> KeyspaceOptions {
+        let options = KeyspaceOptions::default();
+        let options = options.partition(self.partition).filter_bits_per_key([0, 4, 10][random.below(3) as usize]);
+        match self.ttl_ms {
+            Some(duration_ms) => options.ttl(Ttl { duration_ms, time: TimeDomain::Event }),
+            None => options,
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! One volume through several lives: open, compare, work, and an end; then a last life without faults, in which everything must work.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use siltstone::{Durability, Engine, Error, Restore, Result, ScanRange, inspect};
+use siltstone_io::{Random, SimFaults};
+
+use super::cells::{CellId, CutState};
+use super::clients::Clients;
+use super::journal::{WriteId, id_of};
+use super::operators::drop_snapshots;
+use super::oracle::SharedOracle;
+use super::plan::{CELL_SPACES, Contract, Plan, SPACES, Way};
+use super::tally::Tally;
+use super::workload::{Client, Shift, collect};
+use crate::{Node, Simulation};
+
+/// Crashes of one recovery, at most.
+const RECOVERY_CRASHES_MAX: u32 = 3;
+/// Openings that faults make fail, before they are turned off.
+const FAILED_OPENINGS_MAX: u32 = 4;
+/// Attempts of the liveness phase at an audit, while background work ends.
+const AUDITS_MAX: u32 = 50;
+
+pub(crate) struct World {
+    plan: Plan,
+    simulation: Simulation,
+    random: Random,
+    oracle: SharedOracle,
+    tally: Rc<RefCell<Tally>>,
+    /// Whether there is a volume to speak of: its creation may have been cut short.
+    lives: u32,
+}
+
+/// Everything that is in the volume.
+struct Found {
+    checkpoints: Vec<String>,
+    journal: BTreeSet<WriteId>,
+    data: BTreeMap<Vec<u8>, Vec<u8>>,
+    cells: BTreeMap<CellId, Vec<u8>>,
+}
+
+impl World {
+    pub(crate) fn new(plan: Plan, tally: Rc<RefCell<Tally>>) -> World {
+        let simulation = Simulation::with(plan.seed, plan.device.clone(), plan.skip_chance);
+        let oracle = SharedOracle::new(plan.contract, simulation.disk.clone());
+        let random = Random::new(plan.seed ^ 0x77_6f72_6c64);
+        World { plan, simulation, random, oracle, tally, lives: 0 }
+    }
+
+    /// The simulation itself; panics where something is not as it must be.
+    pub(crate) fn play(&mut self) {
+        for _ in 0..self.plan.lives {
+            self.live();
+        }
+        self.finish();
+    }
+
+    /// What the disk has seen and done.
+    pub(crate) fn disk(&self) -> &siltstone_io::SimDisk {
+        &self.simulation.disk
+    }
+
+    /// One life: recovery, comparison, work, and an end.
+    fn live(&mut self) {
+        self.lives += 1;
+        let way = self.any_way();
+        let node = self.recover(&way, true);
+        self.plan_crash();
+        let ended = self.work(&node, &way);
+        if ended && !self.simulation.disk.crashed() && self.random.chance(0.5) {
+            self.close(node, &way);
+        } else {
+            drop(node);
+        }
+        self.power_cycle();
+    }
+
+    /// Decides whether, and at which of the writes to come, the power fails.
+    fn plan_crash(&mut self) {
+        let most = [60, 600, 4000][self.random.below(3) as usize];
+        let after = 1 + self.random.below(most);
+        let at = self.simulation.disk.write_ops() + after;
+        self.simulation.disk.crash_at(self.random.chance(0.8).then_some(at));
+    }
+
+    /// Rounds of many clients; whether the power lasted.
+    fn work(&mut self, node: &Node, way: &Way) -> bool {
+        let shift =
+            Shift::new(node.engine.clone(), way.durability, way.retained, self.oracle.clone(), Rc::clone(&self.tally));
+        let shift = shift.unwrap_or_else(|error| panic!("the keyspaces are there: {error}"));
+        for _ in 0..self.plan.rounds {
+            let steps = self.plan.steps;
+            if node.try_run(shift.tell_time()).is_err() || self.round(node, &shift, steps).is_err() {
+                return false;
+            }
+            if self.compare(node, &shift).is_err() {
+                return false;
+            }
+            self.oracle.lock().now_ms += self.random.below(400);
+        }
+        true
+    }
+
+    fn round(&mut self, node: &Node, shift: &Shift, steps: u32) -> std::result::Result<(), crate::Crashed> {
+        let mut clients = Clients::new(Random::new(self.random.next_u64()));
+        for number in 0..self.plan.clients {
+            let client = Client::new(shift.clone(), number as u8, Random::new(self.random.next_u64()));
+            clients.add(client.run(steps));
+        }
+        node.try_run(clients)
+    }
+
+    /// Between rounds nothing is in flight: everything is as the oracle says.
+    fn compare(&mut self, node: &Node, shift: &Shift) -> std::result::Result<(), crate::Crashed> {
+        let found = node.try_run(read_all(&node.engine))?;
+        let Some(found) = shift.seen("read of everything", found) else { return Ok(()) };
+        let mut oracle = self.oracle.lock();
+        let visible = oracle.journal.visible();
+        let missing: Vec<_> = visible.difference(&found.journal).collect();
+        let extra: Vec<_> = found.journal.difference(&visible).collect();
+        assert!(missing.is_empty() && extra.is_empty(), "the journal lacks {missing:?} and has too much: {extra:?}");
+        assert!(found.data == *oracle.journal.current_data(), "the operators' data is not what they wrote");
+        let now_ms = oracle.now_ms;
+        for id in oracle.cells.ids() {
+            let value = found.cells.get(&id).map(|value| &value[..]);
+            let observed = oracle.cells.observe(&id, value, now_ms);
+            assert!(observed.is_ok(), "cell {id:?} at rest: {observed:?}");
+        }
+        let strange: Vec<_> =
+            found.cells.iter().filter(|(id, value)| !oracle.was_written(id, value)).map(|(id, _)| id).collect();
+        assert!(strange.is_empty(), "cells {strange:?} are there that were never written");
+        Ok(())
+    }
+
+    fn close(&mut self, node: Node, way: &Way) {
+        let applied = {
+            let oracle = self.oracle.lock();
+            (oracle.journal.all_applied(), oracle.cells.applied())
+        };
+        let closed = node.close();
+        // A device that fails may keep a close from writing what is left.
+        let sound = closed.is_ok() && !self.simulation.disk.crashed() && self.plan.contract == Contract::Crash;
+        if sound && way.durability != Durability::Checkpoint {
+            let mut oracle = self.oracle.lock();
+            oracle.journal.acknowledge(applied.0);
+            oracle.cells.synced(applied.1);
+        }
+    }
+
+    fn power_cycle(&mut self) {
+        self.simulation.disk.crash();
+        self.simulation.disk.restart();
+    }
+
+    fn any_way(&mut self) -> Way {
+        let durability = Plan::any_durability(&mut self.random);
+        let oracle = self.oracle.lock();
+        let names: Vec<&String> =
+            oracle.checkpoints.iter().filter(|saved| !saved.doomed).map(|saved| &saved.name).collect();
+        let restore = match self.random.below(10) {
+            0 => Restore::LastCheckpoint,
+            1 if !names.is_empty() => {
+                Restore::Checkpoint(names[self.random.below(names.len() as u64) as usize].clone())
+            }
+            _ => Restore::Latest,
+        };
+        let retained = self.random.chance(0.3).then(|| 1 + self.random.below(3) as usize);
+        Way { durability, restore, retained }
+    }
+
+    /// Opens until it works, and compares what is there. Faults that keep it from opening are turned off after a while: then nothing
+    /// may be missing.
+    fn recover(&mut self, way: &Way, may_fail: bool) -> Node {
+        let mut failed = 0;
+        for attempt in 0.. {
+            let faulty = may_fail && failed < FAILED_OPENINGS_MAX;
+            self.simulation.disk.set_faults(if faulty { self.plan.faults.clone() } else { SimFaults::default() });
+            if !faulty {
+                self.simulation.disk.heal();
+            }
+            if may_fail && attempt < RECOVERY_CRASHES_MAX && self.random.chance(0.4) {
+                let after = self.random.below(60);
+                self.simulation.disk.crash_at(Some(self.simulation.disk.write_ops() + 1 + after));
+            }
+            let options = self.plan.options(self.simulation.options(), way, &mut self.random);
+            {
+                let mut oracle = self.oracle.lock();
+                oracle.begin_life();
+                oracle.before_opening();
+            }
+            let opened = self.simulation.open(options);
+            match opened.and_then(|node| self.compare_recovered(&node, way).map(|()| node)) {
+                Ok(node) if !self.simulation.disk.crashed() => {
+                    self.tally.borrow_mut().count("open");
+                    return node;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.oracle.lock().judge("recovery", &error);
+                    self.tally.borrow_mut().count_failure("open", &error);
+                    if !self.simulation.disk.crashed() {
+                        assert!(faulty, "recovery fails without a fault: {error}");
+                        failed += 1;
+                    }
+                }
+            }
+            self.power_cycle();
+        }
+        unreachable!("the loop has no end")
+    }
+
+    /// Reads everything and compares it with the oracle; then a new run begins on it. Fails where the power does, or the device.
+    fn compare_recovered(&mut self, node: &Node, way: &Way) -> Result<()> {
+        let read = async {
+            let names = node.engine.checkpoints().await?.into_iter().map(|info| info.name).collect::<Vec<_>>();
+            let mut found = read_all(&node.engine).await?;
+            found.checkpoints = names;
+            Ok::<_, Error>(found)
+        };
+        let Ok(found) = node.try_run(read) else { return Err(Error::Closed) };
+        let found = found?;
+        let mut oracle = self.oracle.lock();
+        oracle.before_opening();
+        let lower_bound = !oracle.log_was_damaged;
+        if lower_bound {
+            oracle.found_checkpoints(&found.checkpoints);
+        } else {
+            oracle.found_some_checkpoints(&found.checkpoints);
+        }
+        let restored = node.engine.restored().map(|info| info.name.clone());
+        let exact = match (&way.restore, way.durability) {
+            (Restore::Checkpoint(name), _) => Some(Some(name.clone())),
+            (Restore::LastCheckpoint, _) | (_, Durability::Checkpoint) => Some(found.checkpoints.last().cloned()),
+            _ => None,
+        };
+        let now_ms = oracle.now_ms;
+        let (allowed, expired_ms): (CutState, u64) = match &exact {
+            Some(name) => {
+                assert_eq!(restored, *name, "the opening landed on another checkpoint");
+                let saved = oracle.checkpoints.iter().find(|saved| Some(&saved.name) == name.as_ref());
+                let saved = saved.map(|saved| (saved.writes.clone(), saved.cells.clone(), saved.now_ms));
+                let (writes, cells, then_ms) = saved.unwrap_or_default();
+                oracle.journal.check_exact(&found.journal, &writes);
+                (cells, then_ms)
+            }
+            None => {
+                oracle.journal.check_recovered(&found.journal, lower_bound);
+                let created = node.engine.keyspaces();
+                let missing: Vec<_> = oracle.created.iter().filter(|name| !created.contains(name)).collect();
+                assert!(missing.is_empty() || !lower_bound, "keyspaces {missing:?} were created and are gone");
+                (oracle.cells.allowed_after_recovery(lower_bound), now_ms)
+            }
+        };
+        oracle.created = node.engine.keyspaces().into_iter().filter(|name| name.starts_with("created")).collect();
+        let replayed = oracle.journal.replay(&found.journal);
+        assert!(found.data.keys().eq(replayed.keys()), "keys differ from those of the recovered writes");
+        let differing = found.data.iter().find(|(key, value)| replayed[*key] != **value);
+        assert!(differing.is_none(), "the value of {:?} is not the recovered writes'", differing.map(|entry| entry.0));
+        let recovered = oracle.cells.recover(&allowed, &found.cells, expired_ms);
+        assert!(recovered.is_ok(), "{recovered:?}");
+        oracle.journal.begin_run(found.journal, node.engine.shards());
+        oracle.log_was_damaged = false;
+        Ok(())
+    }
+
+    /// The end: no faults any more. What is there is all there, everything that is asked for is done, no space is lost, and opening again
+    /// changes nothing.
+    fn finish(&mut self) {
+        self.simulation.disk.heal();
+        let way = self.any_way();
+        let node = self.recover(&way, false);
+        let shift =
+            Shift::new(node.engine.clone(), way.durability, way.retained, self.oracle.clone(), Rc::clone(&self.tally));
+        let shift = shift.unwrap_or_else(|error| panic!("the keyspaces are there: {error}"));
+        let failures = self.tally.borrow().failures();
+        let survived = node.try_run(shift.tell_time()).and_then(|()| {
+            self.round(&node, &shift, 20)?;
+            self.compare(&node, &shift)
+        });
+        assert!(survived.is_ok(), "the power fails where no crash was planned");
+        assert_eq!(self.tally.borrow().failures(), failures, "operations fail without faults");
+        self.audit(&node, &shift);
+        let closed = node.close();
+        assert!(closed.is_ok(), "{closed:?}");
+        self.verify();
+        if way.durability == Durability::Checkpoint {
+            return;
+        }
+        {
+            let mut oracle = self.oracle.lock();
+            let (writes, cells) = (oracle.journal.all_applied(), oracle.cells.applied());
+            oracle.journal.acknowledge(writes);
+            oracle.cells.synced(cells);
+        }
+        for _ in 0..2 {
+            let way = Way { restore: Restore::Latest, durability: Durability::Sync, retained: None };
+            drop(self.recover(&way, false));
+            self.power_cycle();
+        }
+    }
+
+    /// The extents in use are those that somebody refers to.
+    fn audit(&mut self, node: &Node, shift: &Shift) {
+        let data = shift.spaces[0].clone();
+        node.run(async {
+            let dropped = node.engine.on_each_shard(move |shard| {
+                drop_snapshots(&shard, &data);
+                async {}
+            });
+            dropped.await?;
+            node.engine.flush().await?;
+            node.engine.compact().await
+        })
+        .unwrap_or_else(|error| panic!("flush and compaction fail without faults: {error}"));
+        let mut last = None;
+        for _ in 0..AUDITS_MAX {
+            let audit = node.run(siltstone::testing::audit(&node.engine));
+            let audit = audit.unwrap_or_else(|error| panic!("the audit fails: {error}"));
+            if audit.is_clean() {
+                self.tally.borrow_mut().count("audit");
+                return;
+            }
+            // A reclaiming task may be under way: a write gives it time.
+            let keyspace = shift.spaces[2].clone();
+            let _ = node.run(node.engine.get(&keyspace, b"nothing"));
+            last = Some(audit);
+        }
+        panic!("extents in use are not those referred to: {last:?}");
+    }
+
+    fn verify(&mut self) {
+        let report = inspect::verify_simulated(&self.simulation.disk, &self.simulation.clock);
+        let report = report.unwrap_or_else(|error| panic!("the volume cannot be verified: {error}"));
+        assert!(report.is_clean(), "the volume is not sound: {:?}", report.problems);
+        self.tally.borrow_mut().count("verify");
+    }
+}
+
+/// Reads all keyspaces, with the checkpoints' names left empty.
+async fn read_all(engine: &Engine) -> Result<Found> {
+    let read = async |name: &str| collect(engine, &engine.keyspace(name)?, ScanRange::all()).await;
+    let journal = read("journal").await?.iter().map(|(key, _)| id_of(key)).collect();
+    let data = read("data").await?.into_iter().collect();
+    let mut cells = BTreeMap::new();
+    for space in CELL_SPACES {
+        for (key, value) in read(SPACES[space].name).await? {
+            cells.insert((space, key), value);
+        }
+    }
+    Ok(Found { checkpoints: Vec::new(), journal, data, cells })
+}
