@@ -2,6 +2,9 @@
 
 #![deny(unsafe_code)]
 
+#[macro_use]
+mod hooks;
+
 mod cache;
 mod checkpoint;
 mod compaction;
@@ -18,6 +21,9 @@ mod read;
 mod shard;
 pub mod state;
 mod table;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing;
 mod types;
 mod version;
 mod volume;

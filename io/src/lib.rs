@@ -11,6 +11,9 @@
 //! | [`SimDisk`], [`SimClock`] | the simulation |
 //! | [`local`], [`mailbox`], [`Baton`] | waiting within a thread, messages across threads, and driving from the caller's threads |
 
+#[macro_use]
+mod hooks;
+
 mod baton;
 mod buffer;
 mod clock;
@@ -23,6 +26,9 @@ mod random;
 mod ring;
 mod sim;
 mod sync;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing;
 mod thread;
 
 pub use baton::{Baton, Pump};

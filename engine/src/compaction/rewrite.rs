@@ -174,7 +174,9 @@ impl<'c> Retention<'c> {
         // Level 0 keeps its sequence numbers: its tables are ordered by them.
         let may_forget_seq = self.kept_of_key == 0 && self.context.output_level > 0;
         let is_bottom = (is_gone || may_forget_seq)
-            && (self.is_deepest || !self.context.version.older_may_hold(self.context.output_level, key));
+            && (self.is_deepest
+                || !self.context.version.older_may_hold(self.context.output_level, key)
+                || (is_gone && mutant!(TombstoneDroppedAboveBottom)));
         if is_gone && is_bottom {
             self.hidden = true;
             return Ok(None);

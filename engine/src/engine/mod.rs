@@ -100,6 +100,11 @@ impl Engine {
         drive::open_under_baton(options)
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn shared(&self) -> &Arc<EngineShared> {
+        &self.shared
+    }
+
     /// The keyspace of this name.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         let keyspaces = self.shared.keyspaces.read().unwrap_or_else(PoisonError::into_inner);

@@ -61,6 +61,7 @@ impl LogReader {
                 Step::More => {}
                 Step::Missing(defect) => {
                     self.judge_end(defect).await?;
+                    mark!(TornLogTail);
                     self.ended = true;
                 }
             }

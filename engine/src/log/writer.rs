@@ -146,6 +146,13 @@ impl LogWriter {
         self.inner.written_bytes.get()
     }
 
+    /// The extents that are the writer's own: those with blocks in them, and those reserved.
+    #[cfg(feature = "testing")]
+    pub(crate) fn extents(&self) -> Vec<ExtentId> {
+        let place = self.inner.place.borrow();
+        place.chain.iter().map(|extent| extent.extent).chain(place.ahead.iter().copied()).collect()
+    }
+
     /// The failure after which nothing is appended any more.
     #[cfg(test)]
     pub(super) fn failed(&self) -> Option<Error> {

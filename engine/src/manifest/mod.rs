@@ -206,6 +206,18 @@ impl Manifest {
             .collect())
     }
 
+    /// Where the root pages are.
+    #[cfg(feature = "testing")]
+    pub(crate) fn root_extent(&self) -> ExtentId {
+        self.inner.root_extent
+    }
+
+    /// The extents of the log.
+    #[cfg(feature = "testing")]
+    pub(crate) fn log_extents(&self) -> Vec<ExtentId> {
+        self.inner.log.borrow().extents()
+    }
+
     /// The least size at which the log is rotated.
     #[cfg(test)]
     fn set_rotate_bytes_min(&self, bytes: u64) {

@@ -110,6 +110,12 @@ impl WalWriter {
         self.log.as_ref().map(|log| log.trim(floor)).unwrap_or_default()
     }
 
+    /// All extents of the log.
+    #[cfg(feature = "testing")]
+    pub(crate) fn extents(&self) -> Vec<ExtentId> {
+        self.log.as_ref().map(LogWriter::extents).unwrap_or_default()
+    }
+
     pub(crate) fn bytes_written(&self) -> u64 {
         self.log.as_ref().map_or(0, LogWriter::bytes_written)
     }
@@ -140,6 +146,10 @@ impl WalWriter {
             let payload = std::mem::take(&mut *wal.pending.borrow_mut());
             let record = wal.appended.get();
             wal.commit_start.set(Some(writer.position()));
+            if mutant!(WalAckedBeforeDurable) {
+                wal.durable.set(record);
+                wal.progressed.notify_all();
+            }
             match writer.append(&[&payload], log::Durability::Durable).await {
                 Ok(_) => {
                     wal.durable.set(record);

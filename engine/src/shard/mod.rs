@@ -10,6 +10,8 @@
 //! - Memtables are pushed by writes and barriers and popped by the flush task.
 //! - After a failed write of log or manifest the shard is poisoned: every later write fails with the first cause, reads go on.
 
+#[cfg(feature = "testing")]
+mod audit;
 mod batch;
 mod commit;
 mod compact;

@@ -87,8 +87,14 @@ impl ExtentMap {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// All extents that are taken.
+    #[cfg(feature = "testing")]
+    pub(crate) fn taken(&self) -> std::collections::BTreeSet<ExtentId> {
+        (0..self.extents).map(ExtentId).filter(|extent| self.is_used(*extent)).collect()
+    }
+
     /// Whether an extent is taken.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     fn is_used(&self, extent: ExtentId) -> bool {
         let (word, bit) = place(extent);
         self.words[word].load(Ordering::Acquire) & bit != 0

@@ -29,6 +29,8 @@
 //!
 //! loses the map and the queue. At open, what the manifests refer to is marked, and the rest is free.
 
+#[cfg(feature = "testing")]
+mod audit;
 pub(crate) mod bytes;
 mod extents;
 mod probe;
@@ -81,6 +83,8 @@ struct Shared {
     map: ExtentMap,
     ids: AtomicU64,
     abandoned: SegQueue<Vec<ExtentId>>,
+    #[cfg(feature = "testing")]
+    audit: audit::Audited,
 }
 
 impl VolumeParts {
@@ -115,6 +119,8 @@ impl VolumeParts {
             map: ExtentMap::new(u32::try_from(extents).unwrap_or(u32::MAX)),
             ids: AtomicU64::new(1),
             abandoned: SegQueue::new(),
+            #[cfg(feature = "testing")]
+            audit: audit::Audited::default(),
             device,
         };
         Ok(VolumeParts { shared: Arc::new(shared) })
@@ -361,6 +367,8 @@ impl Lease {
     }
 
     fn add(&self, extent: ExtentId) {
+        #[cfg(feature = "testing")]
+        self.parts.shared.audit.lend(extent);
         self.extents.borrow_mut().push(extent);
     }
 
@@ -373,6 +381,8 @@ impl Lease {
     }
 
     fn take(&self) -> Vec<ExtentId> {
+        #[cfg(feature = "testing")]
+        self.parts.shared.audit.give_back(&self.extents.borrow());
         self.extents.take()
     }
 }

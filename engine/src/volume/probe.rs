@@ -33,7 +33,9 @@ pub(crate) async fn write_superblock(device: &Device, superblock: &Superblock) -
             let range = 0..SUPERBLOCK_BYTES;
             device.write(offset, buffer, range, WriteDurability::Cached, Placement::Metadata).await.0?;
         }
-        device.flush().await?;
+        if !mutant!(SuperblockFlushSkipped) {
+            device.flush().await?;
+        }
     }
     Ok(())
 }

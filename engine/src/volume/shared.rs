@@ -20,6 +20,12 @@ impl SharedExtents {
         Arc::new(SharedExtents { parts, extents: extents.into(), holders: AtomicU32::new(0) })
     }
 
+    /// The extents.
+    #[cfg(feature = "testing")]
+    pub(crate) fn extents(&self) -> &[ExtentId] {
+        &self.extents
+    }
+
     /// One more manifest refers to them.
     pub(crate) fn retain(&self) {
         self.holders.fetch_add(1, Ordering::Relaxed);

@@ -40,7 +40,10 @@ impl SstFile {
             return Err(Error::corruption("manifest record", reason));
         }
         let manifests = AtomicU32::new(0);
-        Ok(Arc::new(SstFile { parts, id, pages, extents: extents.into(), page_shift, extent_shift, manifests }))
+        let file = Arc::new(SstFile { parts, id, pages, extents: extents.into(), page_shift, extent_shift, manifests });
+        #[cfg(feature = "testing")]
+        file.parts.audit_sst(&file);
+        Ok(file)
     }
 
     /// Its identity.

@@ -447,11 +447,13 @@ impl Op {
         let error = match result {
             0.. if !transfers => return Step::PieceDone(None),
             1.. if result as u64 == left => return Step::PieceDone(None),
+            1.. if mutant!(ShortTransferTakenAsWhole) => return Step::PieceDone(None),
             1.. if (result as u64) < left => {
                 piece.done += result as u64;
                 piece.retries = 0;
                 let resumable = self.resumes_at_a_block(index);
                 if resumable && !closed {
+                    mark!(ShortTransferContinued);
                     return Step::Again;
                 }
                 None
@@ -459,7 +461,11 @@ impl Op {
             0.. => None,
             errno if matches!(errno.wrapping_neg(), libc::EINTR | libc::EAGAIN | libc::ECANCELED) && !closed => {
                 piece.retries += 1;
+                if mutant!(InterruptedTransferTakenAsDone) {
+                    return Step::PieceDone(None);
+                }
                 if piece.retries <= RETRIES_MAX {
+                    mark!(TransientRetried);
                     return Step::Again;
                 }
                 Some(-errno)
