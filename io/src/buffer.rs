@@ -148,12 +148,13 @@ impl BufferPool {
     /// A pool that is not registered yet. No region (a contiguous part that is registered under one index) exceeds `region_bytes_max`.
     pub(crate) fn new(frame_bytes: usize, frames: usize, region_bytes_max: usize, executor: u64) -> BufferPool {
         assert!(frame_bytes > 0 && frame_bytes.is_multiple_of(ALIGNMENT), "frames are multiples of {ALIGNMENT} bytes");
-        assert!(frames > 0 && u32::try_from(frames).is_ok(), "a pool has at least one frame");
+        assert!(u32::try_from(frames).is_ok(), "frames are numbered in 32 bits");
         let frames_per_region = (region_bytes_max / frame_bytes).max(1);
         // The lowest frame is taken first, which keeps a little-used pool dense.
         let free = (0..frames as u32).rev().collect();
         BufferPool(Rc::new(PoolShared {
-            mapping: Mapping::new(frame_bytes * frames),
+            // A mapping cannot be empty.
+            mapping: Mapping::new(frame_bytes * frames.max(1)),
             frame_bytes,
             frames,
             free: RefCell::new(free),

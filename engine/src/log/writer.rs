@@ -403,6 +403,13 @@ impl Inner {
     }
 }
 
+impl Drop for Inner {
+    /// No block was ever written to the successors: a writer that is dropped gives them up. The chain stays for readers.
+    fn drop(&mut self) {
+        self.volume.parts().abandon(self.place.get_mut().ahead.drain(..).collect());
+    }
+}
+
 /// Latches a failure where an append does not come to its end: its blocks are numbered but may not be written.
 struct Guard<'a> {
     inner: &'a Inner,

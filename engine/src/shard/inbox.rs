@@ -34,6 +34,8 @@ pub(crate) struct Inbox {
 #[derive(Default)]
 struct Overflow {
     queue: SegQueue<Operator>,
+    /// The shard has been told to look, and has not looked yet.
+    told: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -57,8 +59,11 @@ impl Port {
             false => operator,
         };
         self.overflow.queue.push(operator);
-        // The shard may have emptied the mailbox just before, and sleep. Where its controls are full too, it is awake.
-        let _ = self.controls.try_send(Control::Look);
+        // The shard may have emptied the mailbox just before, and sleep. It is told once: the controls have other uses. Where they are full,
+        // it is awake.
+        if !self.overflow.told.swap(true, Ordering::SeqCst) {
+            let _ = self.controls.try_send(Control::Look);
+        }
         if self.overflow.closed.load(Ordering::SeqCst) {
             self.overflow.clear();
         }
@@ -68,7 +73,13 @@ impl Port {
 impl Inbox {
     /// The next operator that is there.
     pub(crate) fn try_recv(&mut self) -> Option<Operator> {
-        self.operators.try_recv().or_else(|| self.overflow.queue.pop())
+        self.operators.try_recv().or_else(|| {
+            // Before the look: what is pushed behind it is told of again.
+            if self.overflow.told.load(Ordering::Relaxed) {
+                self.overflow.told.swap(false, Ordering::SeqCst);
+            }
+            self.overflow.queue.pop()
+        })
     }
 }
 

@@ -5,7 +5,8 @@
 //!
 //! 1. A read finds the last version that ended well, or one that failed since: who fails may have taken effect.
 //! 2. What is recovered is one of the versions from the newest durable one on.
-//! 3. A checkpoint holds the version whose write was the last to begin before the barrier; where that failed, what a read could find.
+//! 3. A checkpoint holds the last version of its epochs; where that one's write failed, maybe an earlier one. A write belongs to the epoch in which
+//!    the operation that makes it was sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,16 +34,15 @@ pub(crate) type CellId = (usize, Vec<u8>);
 struct Cell {
     base: Vec<Version>,
     run: Vec<Version>,
-    /// Of each version of the run, whether its write ended well; nothing while it is in flight.
+    /// Of each version of the run, whether its write ended well (nothing while it is in flight), and its epoch.
     outcomes: Vec<Option<bool>>,
+    epochs: Vec<u32>,
     /// What a read may find: 0 is the base, others count versions of the run.
     visible: BTreeSet<usize>,
     /// The newest version that is durable.
     durable: usize,
 }
 
-/// What a barrier found: for each cell the versions that a read could find then, and the last to begin.
-pub(crate) type Cut = BTreeMap<CellId, (BTreeSet<usize>, usize)>;
 /// The state of a checkpoint: for each cell, what it may be.
 pub(crate) type CutState = BTreeMap<CellId, Vec<Version>>;
 
@@ -51,7 +51,7 @@ pub(crate) struct Cells(BTreeMap<CellId, Cell>);
 
 impl Cell {
     fn new(base: Vec<Version>) -> Cell {
-        Cell { base, run: Vec::new(), outcomes: Vec::new(), visible: BTreeSet::from([0]), durable: 0 }
+        Cell { base, run: Vec::new(), outcomes: Vec::new(), epochs: Vec::new(), visible: BTreeSet::from([0]), durable: 0 }
     }
 
     fn in_flight(&self) -> bool {
@@ -72,11 +72,12 @@ impl Cell {
 
 impl Cells {
     /// A write begins.
-    pub(crate) fn begin(&mut self, id: &CellId, version: Version) {
+    pub(crate) fn begin(&mut self, id: &CellId, version: Version, epoch: u32) {
         let cell = self.0.entry(id.clone()).or_insert_with(|| Cell::new(vec![Version::absent()]));
         assert!(!cell.in_flight(), "a cell has one write at a time");
         cell.run.push(version);
         cell.outcomes.push(None);
+        cell.epochs.push(epoch);
     }
 
     /// It ends.
@@ -139,23 +140,14 @@ impl Cells {
         }
     }
 
-    /// A barrier opens.
-    pub(crate) fn barrier(&self) -> Cut {
-        self.0.iter().map(|(id, cell)| (id.clone(), (cell.visible.clone(), cell.run.len()))).collect()
-    }
-
-    /// Rule 3, when everything that had begun has ended.
-    pub(crate) fn cut(&self, cut: &Cut) -> CutState {
-        let state = |(id, (visible, last)): (&CellId, &(BTreeSet<usize>, usize))| {
-            let cell = &self.0[id];
-            let allowed: BTreeSet<usize> = match last.checked_sub(1).map(|index| cell.outcomes[index]) {
-                Some(Some(true)) => BTreeSet::from([*last]),
-                Some(_) => visible.iter().copied().chain([*last]).collect(),
-                None => visible.clone(),
-            };
-            (id.clone(), cell.versions(allowed))
+    /// Rule 3 for the checkpoint that ends this epoch, when everything that had begun has ended.
+    pub(crate) fn cut(&self, epoch: u32) -> CutState {
+        let state = |(id, cell): (&CellId, &Cell)| {
+            let last = cell.epochs.partition_point(|of| *of <= epoch);
+            let certain = (1..=last).rev().find(|index| cell.outcomes[index - 1] == Some(true)).unwrap_or(0);
+            (id.clone(), cell.versions(certain..=last))
         };
-        cut.iter().map(state).collect()
+        self.0.iter().map(state).collect()
     }
 
     /// After a recovery of the latest state: rule 2. Where the device has lied, older versions may have come back.

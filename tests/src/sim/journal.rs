@@ -91,12 +91,13 @@ impl Journal {
         &self.current
     }
 
-    pub(crate) fn applied_in(&self, shard: usize) -> &[WriteId] {
-        &self.applied[shard]
-    }
-
     pub(crate) fn all_applied(&self) -> BTreeSet<WriteId> {
         self.applied.iter().flatten().copied().collect()
+    }
+
+    /// The epoch to which what is sent now belongs.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// A barrier opens: what has begun before it.

@@ -34,10 +34,8 @@ impl Client {
         let (oracle, data) = (self.shift.oracle.clone(), self.shift.spaces[0].clone());
         let acknowledged = self.shift.acknowledges_durable();
         let reads: Vec<u8> = (0..self.random.below(3)).map(|_| self.random.below(40) as u8).collect();
-        let scoped = self.random.chance(0.2);
         let shard_index = usize::from(self.shift.engine.shard_of(&part).0);
         let operator = async move |shard: LocalShard| {
-            let shard = if scoped { shard.begin() } else { shard };
             for (id, batch) in &batches {
                 for letter in &reads {
                     let key = [b'k', *letter];
@@ -107,13 +105,16 @@ impl Client {
         }
         let now_ms = self.shift.oracle.lock().now_ms;
         let time_ms = self.random.chance(0.5).then(|| now_ms + self.random.below(500));
-        let (oracle, durable) = (self.shift.oracle.clone(), self.shift.acknowledges_durable());
-        let scoped = self.random.chance(0.2);
+        let visit = Visit {
+            oracle: self.shift.oracle.clone(),
+            epoch: self.shift.oracle.lock().journal.epoch(),
+            time_ms: time_ms.unwrap_or(now_ms),
+            durable: self.shift.acknowledges_durable(),
+        };
         let visited = self.shift.engine.on_shard(&part, move |shard| async move {
             let shard = time_ms.map_or(shard.clone(), |time_ms| shard.at(time_ms));
-            let shard = if scoped { shard.begin() } else { shard };
             for (id, keyspace, order) in orders {
-                order.run(&shard, &oracle, &id, &keyspace, time_ms.unwrap_or(now_ms), durable).await?;
+                order.run(&shard, &visit, &id, &keyspace).await?;
             }
             Ok(())
         });
@@ -220,38 +221,41 @@ enum Order {
     Delete,
 }
 
+/// An operator on cells.
+struct Visit {
+    oracle: SharedOracle,
+    /// The epoch in which it was sent.
+    epoch: u32,
+    time_ms: u64,
+    /// Whether what is acknowledged is durable.
+    durable: bool,
+}
+
 impl Order {
-    async fn run(
-        self,
-        shard: &LocalShard,
-        oracle: &SharedOracle,
-        id: &CellId,
-        keyspace: &Keyspace,
-        time_ms: u64,
-        durable: bool,
-    ) -> Result<()> {
+    async fn run(self, shard: &LocalShard, visit: &Visit, id: &CellId, keyspace: &Keyspace) -> Result<()> {
+        let Visit { oracle, epoch, time_ms, durable } = visit;
+        let begin = |version: Version| oracle.lock().cells.begin(id, version, *epoch);
         let written = match self {
             Order::Get => {
                 let found = shard.get(keyspace, &id.1).await?.map(|value| value.to_vec());
-                let observed = oracle.lock().cells.observe(id, found.as_deref(), time_ms);
+                let observed = oracle.lock().cells.observe(id, found.as_deref(), *time_ms);
                 assert!(observed.is_ok(), "an operator's read of {id:?}: {observed:?}");
                 return Ok(());
             }
             Order::Put(value) => {
-                let expires_ms = Client::expiry(id.0, time_ms);
-                oracle.lock().cells.begin(id, Version { value: Some(value.clone()), expires_ms });
+                begin(Version { value: Some(value.clone()), expires_ms: Client::expiry(id.0, *time_ms) });
                 shard.put(keyspace, &id.1, &value).await
             }
             Order::PutExpiring(value, until_ms) => {
-                oracle.lock().cells.begin(id, Version { value: Some(value.clone()), expires_ms: Some(until_ms) });
+                begin(Version { value: Some(value.clone()), expires_ms: Some(until_ms) });
                 shard.put_expiring(keyspace, &id.1, &value, until_ms).await
             }
             Order::Delete => {
-                oracle.lock().cells.begin(id, Version::absent());
+                begin(Version::absent());
                 shard.delete(keyspace, &id.1).await
             }
         };
-        oracle.lock().cells.end(id, written.is_ok(), durable);
+        oracle.lock().cells.end(id, written.is_ok(), *durable);
         written
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use siltstone::{Durability, Error};
 use siltstone_io::{Damage, Placement, SimDisk};
 
-use super::cells::{CellId, Cells, Cut, CutState};
+use super::cells::{CellId, Cells, CutState};
 use super::journal::{Journal, WriteId};
 use super::plan::Contract;
 
@@ -26,7 +26,7 @@ pub(crate) struct Saved {
 pub(crate) struct Pending {
     pub(crate) name: String,
     begun: BTreeSet<WriteId>,
-    cells: Cut,
+    epoch: u32,
     applied: Vec<(CellId, usize)>,
     now_ms: u64,
 }
@@ -119,14 +119,14 @@ impl Oracle {
 
     /// Faults of which an operation tells.
     fn excuses(&self) -> u64 {
-        let telling = ["error", "bad", "no space"];
         let counts = self.disk.fault_counts();
-        counts.iter().filter(|(name, _)| telling.iter().any(|word| name.contains(word))).map(|(_, count)| count).sum()
+        TELLING.iter().chain(&PERSISTENT).filter_map(|name| counts.get(name)).sum()
     }
 
     /// Blocks that have failed for ever go on to fail in later lives.
     fn persistent(&self) -> bool {
-        self.disk.fault_counts().iter().any(|(name, count)| name.contains("bad") && *count > 0)
+        let counts = self.disk.fault_counts();
+        PERSISTENT.iter().any(|name| counts.contains_key(name))
     }
 
     fn learn_damage(&mut self) {
@@ -140,7 +140,11 @@ impl Oracle {
         if self.contract != Contract::Media {
             return Err("the device has lied about nothing".into());
         }
-        let near = |damage: &&Damage| offset.is_none_or(|offset| damage.offset.abs_diff(offset) < NEAR_BYTES);
+        // Metadata that has come back in an older state names what is not there any more: the error then is elsewhere.
+        let stale = |damage: &Damage| damage.placement == Some(Placement::Metadata);
+        let near = |damage: &&Damage| {
+            stale(damage) || offset.is_none_or(|offset| damage.offset.abs_diff(offset) < NEAR_BYTES)
+        };
         match self.damage.values().find(near) {
             Some(_) => Ok(()),
             None => Err(format!("no damage near byte {offset:?}; there is some at {:?}", self.damage.keys().collect::<Vec<_>>())),
@@ -161,9 +165,9 @@ impl Oracle {
 
     /// A barrier opens for a checkpoint of this name.
     pub(crate) fn barrier(&mut self, name: String, retained: Option<usize>) {
-        let (begun, cells) = (self.journal.barrier(), self.cells.barrier());
+        let (epoch, begun) = (self.journal.epoch(), self.journal.barrier());
         let applied = self.cells.applied();
-        self.pending = Some(Pending { name, begun, cells, applied, now_ms: self.now_ms });
+        self.pending = Some(Pending { name, begun, epoch, applied, now_ms: self.now_ms });
         if let Some(retained) = retained {
             // If it completes, and nobody hears of it, the oldest may be gone.
             let excess = (self.checkpoints.len() + 1).saturating_sub(retained);
@@ -172,8 +176,8 @@ impl Oracle {
     }
 
     fn saved(&self, pending: Pending) -> Saved {
-        let Pending { name, begun, cells, now_ms, .. } = pending;
-        Saved { name, writes: self.journal.cut(&begun), cells: self.cells.cut(&cells), now_ms, doomed: false }
+        let Pending { name, begun, epoch, now_ms, .. } = pending;
+        Saved { name, writes: self.journal.cut(&begun), cells: self.cells.cut(epoch), now_ms, doomed: false }
     }
 
     /// A checkpoint is complete.
@@ -232,3 +236,15 @@ impl Oracle {
 
 /// How far from a block an error may name its place: SSTs and logs are named by extent.
 const NEAR_BYTES: u64 = 256 << 10;
+
+/// Faults of which operations tell, by the disk's names.
+const TELLING: [&str; 6] = [
+    "transient read error",
+    "transient write error",
+    "failed flush",
+    "failed discard",
+    "failed allocation",
+    "no space",
+];
+/// Those that go on until the disk is healed.
+const PERSISTENT: [&str; 2] = ["unreadable block", "unwritable block"];

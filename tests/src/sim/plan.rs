@@ -45,6 +45,8 @@ pub struct Plan {
     pub steps: u32,
     /// The chance that a shard whose turn it is waits a little longer.
     pub skip_chance: f64,
+    /// Tells of each life and opening on standard error.
+    pub verbose: bool,
 }
 
 /// Cuts a plan down.
@@ -60,6 +62,8 @@ pub struct Limits {
     pub steps: Option<u32>,
     /// Faults that do not happen, by their names.
     pub without: BTreeSet<String>,
+    /// Tells of each life and opening on standard error.
+    pub verbose: bool,
 }
 
 /// How a life begins.
@@ -154,6 +158,7 @@ impl Plan {
             clients: [1, 3, 8][size as usize],
             steps: (8 + random.below(if size == 0 { 300 } else { 120 })) as u32,
             skip_chance: if random.chance(0.5) { 0.3 } else { 0.0 },
+            verbose: limits.verbose,
         };
         plan.limit(limits);
         plan
@@ -196,7 +201,7 @@ impl Plan {
             .extent_bytes(self.extent_bytes)
             .page_bytes(self.page_bytes)
             .table_bytes([self.page_bytes * 4, 32 << 10, 1 << 20][random.below(3) as usize].max(self.page_bytes * 4))
-            .capacity(1 << 30)
+            .capacity(1 << 36)
             .durability(way.durability)
             .restore(way.restore.clone());
         let options = SPACES.iter().fold(options, |options, space| options.keyspace(space.name, space.options(random)));

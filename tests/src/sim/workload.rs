@@ -192,7 +192,7 @@ impl Client {
         let (id, value) = (self.any_cell(), self.any_value());
         let keyspace = self.space(&id);
         let expires_ms = Self::expiry(id.0, self.shift.oracle.lock().now_ms);
-        self.shift.oracle.lock().cells.begin(&id, Version { value: Some(value.clone()), expires_ms });
+        self.begin(&id, Version { value: Some(value.clone()), expires_ms });
         let result = self.shift.engine.put(&keyspace, &id.1, &value).await;
         self.end("put", &[id], result);
     }
@@ -200,7 +200,7 @@ impl Client {
     async fn delete(&mut self) {
         let id = self.any_cell();
         let keyspace = self.space(&id);
-        self.shift.oracle.lock().cells.begin(&id, Version::absent());
+        self.begin(&id, Version::absent());
         let result = self.shift.engine.delete(&keyspace, &id.1).await;
         self.end("delete", &[id], result);
     }
@@ -219,7 +219,7 @@ impl Client {
         for id in &ids {
             let keyspace = self.space(id);
             if self.random.chance(0.2) {
-                self.shift.oracle.lock().cells.begin(id, Version::absent());
+                self.begin(id, Version::absent());
                 batch.delete(&keyspace, &id.1);
                 continue;
             }
@@ -234,10 +234,17 @@ impl Client {
                 None => batch.put(&keyspace, &id.1, &value),
             };
             let expires_ms = expires_ms.or(Self::expiry(id.0, now_ms));
-            self.shift.oracle.lock().cells.begin(id, Version { value: Some(value), expires_ms });
+            self.begin(id, Version { value: Some(value), expires_ms });
         }
         let result = self.shift.engine.write(batch).await;
         self.end("write", &ids, result);
+    }
+
+    /// A write begins, which is sent at once.
+    fn begin(&self, id: &CellId, version: Version) {
+        let mut oracle = self.shift.oracle.lock();
+        let epoch = oracle.journal.epoch();
+        oracle.cells.begin(id, version, epoch);
     }
 
     fn end(&mut self, what: &'static str, ids: &[CellId], result: Result<()>) {

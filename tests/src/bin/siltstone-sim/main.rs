@@ -72,6 +72,9 @@ struct LimitArgs {
     /// Without these faults (names as in the plan that `repeat` prints, or "all").
     #[arg(long, value_delimiter = ',')]
     without: Vec<String>,
+    /// Tells of each life and opening.
+    #[arg(long, short)]
+    verbose: bool,
 }
 
 impl LimitArgs {
@@ -80,7 +83,7 @@ impl LimitArgs {
         if without.remove("all") {
             without.extend(fault_names().map(str::to_owned));
         }
-        Limits { lives: self.lives, rounds: self.rounds, clients: self.clients, steps: self.steps, without }
+        Limits { lives: self.lives, rounds: self.rounds, clients: self.clients, steps: self.steps, without, verbose: self.verbose }
     }
 }
 
