@@ -52,8 +52,10 @@ mod tests {
 
     const BLOCK: usize = 4096;
 
+    type Orders = (Vec<u64>, Vec<u64>, u64);
+
     /// The order in which twenty tasks, timers and writes of one block come, each kind due at one time: of the writes, which is last.
-    fn order_of(schedule_seed: Option<u64>) -> (Vec<u64>, Vec<u64>, u64) {
+    fn order_of(schedule_seed: Option<u64>) -> Orders {
         let config = ExecutorConfig { schedule_seed, ..ExecutorConfig::default() };
         let mut executor = Executor::new(config, Backend::Simulated(SimClock::new())).unwrap();
         let handle = executor.handle();
@@ -113,7 +115,7 @@ mod tests {
             assert_eq!(order, fifo);
         }
         assert_eq!(order_of(Some(1)), order_of(Some(1)));
-        let distinct = |part: fn((Vec<u64>, Vec<u64>, u64)) -> Vec<u64>| {
+        let distinct = |part: fn(Orders) -> Vec<u64>| {
             (0..30).map(|seed| part(order_of(Some(seed)))).collect::<BTreeSet<_>>().len()
         };
         assert_eq!((distinct(|order| order.0), distinct(|order| order.1)), (30, 30));
