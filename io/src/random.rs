@@ -116,6 +116,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "this tests it")]
     fn entropy_differs_between_calls() {
         assert_ne!(entropy(), entropy());
     }

@@ -14,6 +14,7 @@ use crate::{IoError, OpKind};
 /// assert!(thread.join().is_ok());
 /// # Ok::<(), siltstone_io::IoError>(())
 /// ```
+#[expect(clippy::disallowed_methods, reason = "this is where threads are started")]
 pub fn spawn_pinned(
     name: &str,
     cpu: Option<usize>,
@@ -32,6 +33,7 @@ pub fn spawn_pinned(
 }
 
 /// How many CPUs this process may use; at least 1.
+#[expect(clippy::disallowed_methods, reason = "its callers decide how many shards there are, before any is simulated")]
 pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -12,6 +12,7 @@ use siltstone_io::spawn_pinned;
 ///
 /// # Panics
 /// When a seed fails.
+#[expect(clippy::disallowed_methods, reason = "each seed is a run of its own, whoever runs it")]
 pub fn run(name: &'static str, count: u64, test: fn(u64)) {
     if let Some(seed) = number("SILTSTONE_SEED") {
         return test(seed);
@@ -53,6 +54,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+#[expect(clippy::disallowed_methods, reason = "which seeds to run is not part of any run")]
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is not a number")))
 }

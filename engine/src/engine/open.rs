@@ -390,6 +390,7 @@ fn no_space(error: siltstone_io::IoError) -> Error {
 }
 
 /// A volume's identity: random, but for simulated disks, where all must repeat.
+#[expect(clippy::disallowed_methods, reason = "the one use of real randomness")]
 fn entropy_of(place: &Place) -> [u8; 16] {
     match place {
         Place::Path(_) => entropy(),

@@ -36,3 +36,91 @@ impl Order {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests fail by panics")]
+
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+    use std::future::Future;
+    use std::rc::Rc;
+    use std::sync::{Arc, Mutex};
+    use std::task::{Context, Wake};
+
+    use crate::*;
+
+    const BLOCK: usize = 4096;
+
+    type Orders = (Vec<u64>, Vec<u64>, u64);
+
+    /// The order in which twenty tasks, timers and writes of one block come, each kind due at one time: of the writes, which is last.
+    fn order_of(schedule_seed: Option<u64>) -> Orders {
+        let config = ExecutorConfig { schedule_seed, ..ExecutorConfig::default() };
+        let mut executor = Executor::new(config, Backend::Simulated(SimClock::new())).unwrap();
+        let handle = executor.handle();
+        let tasks = Rc::new(RefCell::new(Vec::new()));
+        for index in 0..20 {
+            let tasks = Rc::clone(&tasks);
+            handle.spawn(Class::Foreground, async move { tasks.borrow_mut().push(index) });
+        }
+
+        let fired = Arc::new(Mutex::new(Vec::new()));
+        let mut sleeps: Vec<_> = (0..20).map(|_| Box::pin(handle.sleep_us(7))).collect();
+        for (index, sleep) in (0..).zip(&mut sleeps) {
+            let waker = Arc::new(Recorder { index, fired: Arc::clone(&fired) }).into();
+            assert!(sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        executor.block_on(handle.sleep_us(1000));
+
+        let options = SimOptions { latency_us: 5..6, ..SimOptions::default() };
+        let disk = SimDisk::new(1, options);
+        let device = handle.attach(&SharedDevice::simulated(disk.clone())).unwrap();
+        executor.block_on(async {
+            device.allocate(0, BLOCK as u64).await.unwrap();
+            let writes: Vec<_> = (0..20)
+                .map(|byte| {
+                    let mut buffer = Buffer::heap(BLOCK);
+                    buffer.fill(byte);
+                    device.write(0, buffer, 0..BLOCK, WriteDurability::Cached, Placement::Deep)
+                })
+                .collect();
+            for write in writes {
+                write.await.0.unwrap();
+            }
+        });
+        let fired = fired.lock().unwrap().clone();
+        (tasks.take(), fired, u64::from(disk.read_raw(0, 1)[0]))
+    }
+
+    struct Recorder {
+        index: u64,
+        fired: Arc<Mutex<Vec<u64>>>,
+    }
+
+    impl Wake for Recorder {
+        fn wake(self: Arc<Self>) {
+            self.fired.lock().unwrap().push(self.index);
+        }
+    }
+
+    #[test]
+    fn a_schedule_seed_shuffles_what_has_no_order_and_without_one_it_is_first_in_first_out() {
+        let fifo: Vec<u64> = (0..20).collect();
+        assert_eq!(order_of(None), (fifo.clone(), fifo.clone(), 19));
+        let (tasks, timers, _) = order_of(Some(1));
+        for mut order in [tasks, timers] {
+            assert_ne!(order, fifo);
+            order.sort_unstable();
+            assert_eq!(order, fifo);
+        }
+        assert_eq!(order_of(Some(1)), order_of(Some(1)));
+        let distinct = |part: fn(Orders) -> Vec<u64>| {
+            (0..30).map(|seed| part(order_of(Some(seed)))).collect::<BTreeSet<_>>().len()
+        };
+        assert_eq!((distinct(|order| order.0), distinct(|order| order.1)), (30, 30));
+        assert!(distinct(|order| vec![order.2]) > 10, "writes due at one time land in any order");
+        let disk = SimDisk::new(1, SimOptions::default());
+        assert_ne!(disk.schedule_seed(), disk.schedule_seed());
+    }
+}

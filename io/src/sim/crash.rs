@@ -4,11 +4,13 @@ use super::base::{History, Version};
 use super::disk::DiskState;
 use super::kinds::FaultKind;
 use super::overlay::Shown;
-use crate::executor::POWER_LOST;
 use crate::{OpKind, Random};
 
 /// What a device writes at once even when the power fails, if it is that good.
 const SECTOR_BYTES: usize = 512;
+
+/// Begins the trace of a crash.
+const CRASH_EVENT: u64 = 3;
 
 /// What a crash leaves of a block.
 struct Survivor {
@@ -58,12 +60,9 @@ impl DiskState {
         let block_bytes = self.block_bytes();
         let zeros = vec![0; block_bytes as usize];
         for op in ops {
-            // What was refused, or sent when the power was off already, never reached the disk.
-            if matches!(op.errno, Some(errno) if errno != libc::EIO) {
-                debug_assert!(op.errno != Some(0) && POWER_LOST != libc::EIO);
-                continue;
-            }
-            if !matches!(op.kind, OpKind::Write | OpKind::Discard) {
+            // What is refused, or was sent when the power was off already, never reached the disk.
+            let refused = op.errno.is_some_and(|errno| errno != libc::EIO);
+            if refused || !matches!(op.kind, OpKind::Write | OpKind::Discard) {
                 continue;
             }
             self.version += 1;
@@ -89,9 +88,6 @@ impl DiskState {
         }
     }
 }
-
-/// Begins the trace of a crash.
-const CRASH_EVENT: u64 = 3;
 
 /// One version of a block, or a torn mix of two neighbours, or garbage.
 fn survivor(random: &mut Random, mut history: History, torn_blocks: bool) -> Survivor {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::base::{BlockInfo, History};
-use super::faults::UnsettledBlocks;
+use super::faults::Unsettled;
 use super::kinds::{FaultCounts, FaultKind};
 use super::operation::{SimOp, Submitted, Ticket};
 use super::overlay::{Damage, Overlay, Shown};
@@ -68,7 +68,7 @@ pub(super) struct DiskState {
     // The faults.
     pub(super) faults: SimFaults,
     pub(super) overlay: Overlay,
-    pub(super) unsettled: UnsettledBlocks,
+    pub(super) unsettled: BTreeMap<u64, Unsettled>,
     pub(super) unwritable: BTreeSet<u64>,
     pub(super) planned: Vec<Planned>,
     pub(super) counts: FaultCounts,

@@ -1,6 +1,5 @@
 //! Drawing faults, and what each does to the layers.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::SimFaults;
@@ -11,6 +10,9 @@ use crate::OpKind;
 
 /// How far a misdirected write goes astray, in blocks, where it does not go anywhere.
 const ASTRAY_BLOCKS: u64 = 8;
+
+/// The fault that does not come.
+const NEVER: (f64, i32, FaultKind) = (0.0, 0, FaultKind::ReadError);
 
 /// What a lost flush covered of a block, so long as nothing has made the block durable since.
 pub(super) struct Unsettled {
@@ -163,13 +165,9 @@ impl DiskState {
     fn misdirect(&mut self, op: &InFlight, first: u64, blocks: Range<u64>) {
         let (len, on_disk) = (blocks.end - blocks.start, self.len / self.block_bytes());
         let Some(last_start) = on_disk.checked_sub(len).filter(|last| *last > 0) else { return };
-        let near = |random: &mut crate::Random| {
-            let low = blocks.start.saturating_sub(ASTRAY_BLOCKS);
-            let high = (blocks.start + ASTRAY_BLOCKS).min(last_start);
-            low + random.below(high.saturating_sub(low) + 1)
-        };
+        let near = blocks.start.saturating_sub(ASTRAY_BLOCKS) + self.random.below(2 * ASTRAY_BLOCKS + 1);
         let start = match self.random.chance(0.5) {
-            true => near(&mut self.random).min(last_start),
+            true => near.min(last_start),
             false => self.random.below(last_start + 1),
         };
         let start = match start == blocks.start {
@@ -302,9 +300,3 @@ impl DiskState {
         block..block + 1
     }
 }
-
-/// The fault that does not come.
-const NEVER: (f64, i32, FaultKind) = (0.0, 0, FaultKind::ReadError);
-
-/// Blocks that lost flushes covered.
-pub(super) type UnsettledBlocks = BTreeMap<u64, Unsettled>;
