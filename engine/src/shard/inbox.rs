@@ -56,6 +56,7 @@ impl Port {
             },
             false => operator,
         };
+        mark!(MailboxOverflowed);
         self.overflow.queue.push(operator);
         // The shard may have emptied the mailbox just before, and sleep. Where its controls are full too, it is awake.
         let _ = self.controls.try_send(Control::Look);
