@@ -175,6 +175,12 @@ impl Manifest {
         Ok(Manifest { inner: Rc::new(inner) })
     }
 
+    /// Ends the writing of a manifest that somebody else will read and go on with: gives back what was reserved for its log.
+    pub(crate) async fn end(self) {
+        let log = self.inner.log.borrow().clone();
+        self.inner.volume.free_extents(log.end().await).await;
+    }
+
     /// The state after the last commit. Not to be held across an await.
     pub(crate) fn state(&self) -> Ref<'_, ManifestState> {
         self.inner.state.borrow()

@@ -33,7 +33,7 @@ impl Node {
         let options = Options::simulated(disk.clone(), clock.clone())
             .shards(2)
             .key_groups(16)
-            .memory(4 << 20)
+            .memory(16 << 20)
             .extent_bytes(64 << 10)
             .keyspace("numbers", KeyspaceOptions::default());
         let (engine, seeds) = Engine::open_driven(change(options)).unwrap();
