@@ -384,7 +384,8 @@ impl Inner {
         self.wait_for(range.start.seq - 1).await?;
         let last = range.end.seq - 1;
         if durability == Durability::Durable {
-            if !through && !(range.end.seq - range.start.seq > 1 && mutant!(LargeCommitNotFlushed)) {
+            let forgotten = range.end.seq - range.start.seq > 1 && mutant!(LargeCommitNotFlushed);
+            if !through && !forgotten {
                 self.flush().await?;
             }
             self.durable.set(self.durable.get().max(last));

@@ -87,7 +87,7 @@ impl Node {
         let closed = self.engine.close();
         let mut closed = pin!(closed);
         let waker = Waker::noop();
-        while let Poll::Pending = closed.as_mut().poll(&mut Context::from_waker(waker)) {
+        while closed.as_mut().poll(&mut Context::from_waker(waker)).is_pending() {
             let mut progress = false;
             for driver in &mut self.drivers {
                 progress |= driver.turn(&Budget::default()) == Turn::Progress;
