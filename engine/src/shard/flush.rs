@@ -142,8 +142,10 @@ impl Shard {
             if dropped_early {
                 self.memtables.pop();
             }
-            if mutant!(RecycledBeforeEdit) {
-                self.give_back_logs(&next).await;
+            if mutant!(RecycledBeforeEdit)
+                && let Some(chain) = next.wal.iter().find(|chain| chain.end.is_none())
+            {
+                self.volume.free_extents(self.wal.trim(chain.head)).await;
             }
             let manifest = self.manifest.lock().await;
             self.commit_locked(&manifest, edits, files).await?;

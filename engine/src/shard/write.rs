@@ -163,7 +163,7 @@ impl Shard {
     ) -> u64 {
         self.open_current_epoch();
         let slot = match epoch {
-            Some(epoch) if mutant!(CutIncludesNextEpoch if self.oldest_epoch() < epoch) => self.memtables.oldest(),
+            Some(epoch) if mutant!(CutIncludesNextEpoch) && self.oldest_epoch() < epoch => self.memtables.oldest(),
             Some(epoch) => self.memtables.of_epoch(epoch),
             None => self.memtables.active(),
         };

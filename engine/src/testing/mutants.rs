@@ -21,7 +21,7 @@ siltstone_io::mutant_table! {
         "only the newest of several logs is replayed: a second crash before the first flush loses acknowledged writes",
     // Extents.
     RecycledBeforeEdit:
-        "extents of the log go into the store for reuse before the edit that moves the floor is durable: a crash finds acknowledged entries overwritten",
+        "extents of the log are free for reuse before the edit that moves the floor is durable: after a crash acknowledged entries are gone",
     RecycledAndFreed:
         "an extent that is kept for the next log is freed as well: it has two owners, who overwrite each other",
     FreedBeforeDiscard:

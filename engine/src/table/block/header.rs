@@ -157,9 +157,10 @@ pub(crate) fn verify_block(
     }
     let stored = u32_at(bytes, CRC_AT).unwrap_or(0);
     let found = checksum(id, handle.page, bytes);
-    let unchecked = (ty == BlockType::Data && mutant!(DataChecksumNotChecked))
-        || (ty == BlockType::Filter && mutant!(FilterChecksumNotChecked));
-    if (found != handle.crc || stored != handle.crc) && !unchecked {
+    let is_damaged = found != handle.crc || stored != handle.crc;
+    let unchecked = (is_damaged && ty == BlockType::Data && mutant!(DataChecksumNotChecked))
+        || (is_damaged && ty == BlockType::Filter && mutant!(FilterChecksumNotChecked));
+    if is_damaged && !unchecked {
         match ty {
             BlockType::Data => mark!(DataBlockDamaged),
             BlockType::Index => mark!(IndexPartitionDamaged),
