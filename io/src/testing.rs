@@ -7,6 +7,9 @@
 //! This crate and the engine each have a table of their own ([`mutant_table`](crate::mutant_table), [`mark_table`](crate::mark_table)), and
 //! hooks `mutant!(Name)` and `mark!(Name)` that are nothing in a normal build.
 
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
 /// A deliberate bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mutant {
@@ -14,6 +17,52 @@ pub struct Mutant {
     pub name: &'static str,
     /// The mistake, and which promise it breaks.
     pub what: &'static str,
+}
+
+/// Which mutant of a crate is active.
+#[doc(hidden)]
+pub struct Switch {
+    /// One more than the number of the active mutant; 0 where none is.
+    active: AtomicU32,
+    hits: AtomicU64,
+}
+
+thread_local! {
+    static ON_THREAD: Cell<u32> = const { Cell::new(0) };
+}
+
+impl Switch {
+    /// None is.
+    #[expect(clippy::new_without_default, reason = "only statics are made of it")]
+    pub const fn new() -> Switch {
+        Switch { active: AtomicU32::new(0), hits: AtomicU64::new(0) }
+    }
+
+    /// Whether this one is; counts it.
+    #[inline]
+    pub fn is_on(&self, mutant: u32, of_thread: bool) -> bool {
+        let active = if of_thread { ON_THREAD.get() } else { self.active.load(Ordering::Relaxed) };
+        let is_on = active == mutant + 1;
+        if is_on {
+            self.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        is_on
+    }
+
+    /// Switches to another, or to none.
+    pub fn set(&self, mutant: Option<usize>, of_thread: bool) {
+        let active = mutant.map_or(0, |mutant| mutant as u32 + 1);
+        self.hits.store(0, Ordering::Relaxed);
+        match of_thread {
+            true => ON_THREAD.set(active),
+            false => self.active.store(active, Ordering::Relaxed),
+        }
+    }
+
+    /// How often the active one was come by.
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
 }
 
 /// Defines the mutants of a crate: `MutantId`, `MUTANTS`, `active`, `activate_here` and `hits_here`.
@@ -32,31 +81,25 @@ macro_rules! mutant_table {
         static MUTANTS: &[$crate::testing::Mutant] =
             &[$($crate::testing::Mutant { name: stringify!($name), what: $what },)*];
 
-        /// One more than the number of the active mutant; 0 where none is.
-        static ACTIVE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        static HITS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        static SWITCH: $crate::testing::Switch = $crate::testing::Switch::new();
 
         /// Whether the mutant is switched on; counts that it was asked for.
         #[inline]
         pub(crate) fn active(mutant: MutantId) -> bool {
-            let active = ACTIVE.load(std::sync::atomic::Ordering::Relaxed) == mutant as u32 + 1;
-            if active {
-                HITS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            }
-            active
+            // In the crate's own unit tests, which run side by side, a switch is one thread's.
+            SWITCH.is_on(mutant as u32, cfg!(test))
         }
 
         /// Switches on the mutant of this name, or none; whether this crate has it.
         fn activate_here(name: Option<&str>) -> bool {
             let found = name.and_then(|name| MUTANTS.iter().position(|mutant| mutant.name == name));
-            HITS.store(0, std::sync::atomic::Ordering::Relaxed);
-            ACTIVE.store(found.map_or(0, |index| index as u32 + 1), std::sync::atomic::Ordering::Relaxed);
+            SWITCH.set(found, cfg!(test));
             found.is_some()
         }
 
         /// How often the active mutant's place was come by.
         fn hits_here() -> u64 {
-            HITS.load(std::sync::atomic::Ordering::Relaxed)
+            SWITCH.hits()
         }
     };
 }

@@ -10,6 +10,8 @@
 //! 2. The cost of a space's pages is at most its capacity.
 //! 3. Only a page that nobody else holds is evicted.
 
+#[cfg(feature = "testing")]
+use std::cell::OnceCell;
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
@@ -97,6 +99,38 @@ pub(super) struct Page<F> {
     space: Space,
     cost: usize,
     frame: F,
+    /// The page that has taken this one's frame while it was lent.
+    #[cfg(feature = "testing")]
+    reused: OnceCell<Rc<Page<F>>>,
+}
+
+impl<F> Page<F> {
+    fn new(key: BlockKey, space: Space, cost: usize, frame: F) -> Self {
+        Page {
+            key,
+            uses: Cell::new(0),
+            space,
+            cost,
+            frame,
+            #[cfg(feature = "testing")]
+            reused: OnceCell::new(),
+        }
+    }
+
+    #[cfg(not(feature = "testing"))]
+    #[inline]
+    fn frame(&self) -> &F {
+        &self.frame
+    }
+
+    #[cfg(feature = "testing")]
+    fn frame(&self) -> &F {
+        let mut page = self;
+        while let Some(next) = page.reused.get() {
+            page = next;
+        }
+        &page.frame
+    }
 }
 
 /// A counted reference to a block in the cache (or to one that it had no room for): the block stays where it is while
@@ -115,7 +149,7 @@ impl<F: Deref<Target = [u8]>> Deref for PageRef<F> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        &self.0.frame
+        self.0.frame()
     }
 }
 
@@ -152,6 +186,9 @@ struct Inner<F> {
     /// Removed SSTs, of which pages may still be here.
     doomed: Vec<SstId>,
     evictions: u64,
+    /// Pages whose frames were taken while they were lent.
+    #[cfg(feature = "testing")]
+    stolen: Vec<Rc<Page<F>>>,
 }
 
 /// The block cache of a shard; see the module `cache`.
@@ -177,6 +214,8 @@ impl<F: DerefMut<Target = [u8]>> PageCache<F> {
             spaces: [Queues::new(frames_max, frames_max), Queues::new(large_bytes_max, large_max)],
             doomed: Vec::new(),
             evictions: 0,
+            #[cfg(feature = "testing")]
+            stolen: Vec::new(),
         };
         PageCache {
             inner: RefCell::new(inner),
@@ -215,13 +254,13 @@ impl<F: DerefMut<Target = [u8]>> PageCache<F> {
     /// Adds a block in its frame. Where the block is here already, that one is returned and the frame goes back;
     /// where there is no room, the reference returned is all that holds the block.
     pub(crate) fn insert(&self, key: BlockKey, frame: F, priority: Priority) -> PageRef<F> {
-        self.add(Page { key, uses: Cell::new(0), space: Space::Frames, cost: 1, frame }, priority)
+        self.add(Page::new(key, Space::Frames, 1, frame), priority)
     }
 
     /// Adds a block that is larger than a frame, in heap memory of its own; else like [`PageCache::insert`].
     pub(crate) fn insert_large(&self, key: BlockKey, frame: F, priority: Priority) -> PageRef<F> {
         let cost = frame.len().max(self.frame_bytes);
-        self.add(Page { key, uses: Cell::new(0), space: Space::Large, cost, frame }, priority)
+        self.add(Page::new(key, Space::Large, cost, frame), priority)
     }
 
     fn add(&self, page: Page<F>, priority: Priority) -> PageRef<F> {
@@ -230,6 +269,13 @@ impl<F: DerefMut<Target = [u8]>> PageCache<F> {
             return present;
         }
         let page = Rc::new(page);
+        #[cfg(feature = "testing")]
+        if page.space == Space::Frames
+            && let Some(stolen) = inner.stolen.pop()
+        {
+            // A page is stolen once, so nothing is set yet.
+            let _ = stolen.reused.set(Rc::clone(&page));
+        }
         if inner.make_room(page.space, page.cost) {
             inner.link(Rc::clone(&page), priority);
         }
@@ -332,6 +378,14 @@ impl<F> Inner<F> {
             };
             queues.unlink(&mut self.slots, slot, cost);
             if is_pinned {
+                #[cfg(feature = "testing")]
+                if mutant!(LentFrameReused if space == Space::Frames) {
+                    let hash = self.slots.page(slot).key.hash();
+                    self.table.remove(hash, slot, |other| self.slots.page(other).key.hash());
+                    self.stolen.push(self.slots.remove(slot));
+                    pinned += 1;
+                    continue;
+                }
                 pinned += 1;
                 queues.push(&mut self.slots, slot, Queue::Main, cost);
                 continue;

@@ -102,6 +102,7 @@ pub(crate) async fn coordinate(
         None => shard.commit_checkpoint(epoch.0, name, bytes, engine.shards()).await,
     };
     if let Err(error) = &result {
+        mark!(CheckpointFailed);
         tracing::warn!(%error, epoch = epoch.0, "a checkpoint failed");
         // Parts that were taken pin space: let them go. They are gone with the next opening in any case.
         let drops = engine.on_every_shard(move |shard| async move { shard.drop_part(epoch.0).await });
@@ -126,6 +127,7 @@ pub(crate) async fn coordinate(
         let excess = shard.committed_checkpoints();
         let excess = excess.len().saturating_sub(retained);
         for info in shard.committed_checkpoints().into_iter().take(excess) {
+            mark!(CheckpointBeyondRetentionDropped);
             // The new checkpoint exists in any case; the next one tries again.
             if let Err(error) = drop_checkpoint(&shard, &engine, info.id).await {
                 tracing::warn!(%error, checkpoint = info.name, "a checkpoint beyond those to be kept could not be dropped");
@@ -138,7 +140,9 @@ pub(crate) async fn coordinate(
 
 /// Ends the existence of a checkpoint, and then lets its pins go. Runs on shard 0.
 pub(crate) async fn drop_checkpoint(shard: &Rc<Shard>, engine: &EngineShared, id: u64) -> Result<()> {
-    shard.drop_part(id).await?;
+    if !mutant!(CheckpointPartsDroppedFirst) {
+        shard.drop_part(id).await?;
+    }
     let parts = engine.on_every_shard(move |shard| async move { shard.drop_part(id).await }).await;
     parts.into_iter().try_for_each(|part| part.and_then(|part| part))
 }
@@ -149,6 +153,9 @@ impl Shard {
         self.check_writable()?;
         self.open_current_epoch();
         self.mark_barrier(epoch);
+        if self.id.0 > 0 && mutant!(CheckpointCommitsEarly) {
+            return Ok(());
+        }
         loop {
             if self.has_part(epoch.0) {
                 return Ok(());

@@ -65,6 +65,8 @@ impl Leveled {
         if below.iter().any(|table| table.is_busy()) {
             return None;
         }
+        let oldest_stays = tables.len() > 1 && mutant!(OldestOfLevelZeroLeftAbove);
+        let tables = &tables[..tables.len() - usize::from(oldest_stays)];
         let inputs = with_level(0, tables).chain(with_level(base, below)).collect();
         Some(CompactionJob { inputs, output_level: base, score })
     }

@@ -57,6 +57,10 @@ pub(crate) async fn rewrite(context: RewriteContext<'_>, merge: &mut MergeCursor
             {
                 let full = open.take().expect("checked just now");
                 outputs.push(full.finish().await?);
+                if mutant!(EntryAtTableBorderLost) {
+                    merge.next().await?;
+                    continue;
+                }
             }
             let output = match &mut open {
                 Some(output) => output,
@@ -182,7 +186,7 @@ impl<'c> Retention<'c> {
             return Ok(None);
         }
         self.kept_of_key += 1;
-        if is_bottom && may_forget_seq {
+        if may_forget_seq && (is_bottom || mutant!(SeqForgottenAboveBottom)) {
             return Ok(Some(Trailer::new(SeqNo(0), trailer.kind())));
         }
         Ok(Some(trailer))

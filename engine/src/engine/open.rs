@@ -103,7 +103,11 @@ async fn open_on(options: &Options, shared: SharedDevice, handle: Handle) -> Res
                 reason: "it is empty or its creation was cut short; open it for writing with Options::create".into(),
             });
         }
-        Probe::Volume(_) | Probe::Blank => None,
+        Probe::Volume(_) => {
+            mark!(CreationTakenUpAgain);
+            None
+        }
+        Probe::Blank => None,
     };
     match found {
         Some(superblock) => Opening { options, shared, handle }.existing(superblock).await,
@@ -155,6 +159,9 @@ impl Opening<'_> {
         let mut superblock = superblock;
         if !self.options.read_only {
             superblock = superblock.next(superblock.roots.clone());
+            if mutant!(GenerationNotRaised) {
+                superblock.generation -= 1;
+            }
         }
         let parts = VolumeParts::new(self.shared.clone(), &superblock, self.options.capacity_bytes)?;
         let volume = Volume::new(parts.clone(), device.clone(), self.handle.clone(), None);
@@ -171,12 +178,23 @@ impl Opening<'_> {
             }
             (Restore::Latest, _) => None,
         };
+        match (&self.options.restore, target) {
+            (Restore::Checkpoint(_), _) => mark!(RestoredNamedCheckpoint),
+            (_, Some(Some(_))) => mark!(RestoredLastCheckpoint),
+            (_, Some(None)) => mark!(RestoredNothing),
+            (_, None) => {}
+        }
         let info = target.flatten().map(|id| CheckpointInfo::of(id, &committed[&id]));
         let before: Vec<ManifestState> = existing.manifests.iter().map(|found| found.state.clone()).collect();
         let mut states = match target {
             Some(checkpoint) => restored(&before, checkpoint)?,
             None => before.clone(),
         };
+        match states.len().cmp(&self.options.shards) {
+            std::cmp::Ordering::Less => mark!(RescaledUp),
+            std::cmp::Ordering::Equal => mark!(OpenedWithSameShards),
+            std::cmp::Ordering::Greater => mark!(RescaledDown),
+        }
         if states.len() != self.options.shards {
             states = resharded(&states, self.options.shards, superblock.key_groups);
         }
@@ -228,6 +246,9 @@ impl Opening<'_> {
         for found in &manifests {
             found.extents().try_for_each(|extent| parts.mark_used(extent))?;
             for (id, meta) in found.state.ssts() {
+                if mutant!(CheckpointExtentsNotMarked) && !found.state.keeps_live(id) {
+                    continue;
+                }
                 let extents = ssts.entry(id).or_insert_with(|| meta.extents.clone());
                 if *extents != meta.extents {
                     return Err(Error::corruption("manifest", format!("two manifests disagree on where SST {id} is")));
@@ -251,7 +272,7 @@ impl Opening<'_> {
         let mut roots = Vec::new();
         for state in states {
             let root = volume.allocate_extent(Placement::Metadata).await?;
-            Manifest::create(volume.clone(), root, state).await?;
+            Manifest::create(volume.clone(), root, state).await?.end().await;
             roots.push(root);
         }
         Ok(roots)

@@ -64,7 +64,10 @@ pub(crate) fn resharded(found: &[ManifestState], shards: usize, key_groups: u32)
                 next_keyspace: found.iter().map(|old| old.next_keyspace).max().unwrap_or_default(),
                 keyspaces: merged(found.iter().map(|old| &old.keyspaces), &groups),
                 wal: merged_chains(found.iter().flat_map(|old| &old.wal), &groups),
-                last_seq: found.iter().map(|old| old.last_seq).max().unwrap_or_default(),
+                last_seq: match mutant!(RescaleTakesLeastSeq) {
+                    true => found.iter().map(|old| old.last_seq).min().unwrap_or_default(),
+                    false => found.iter().map(|old| old.last_seq).max().unwrap_or_default(),
+                },
                 epoch: found.iter().map(|old| old.epoch).max().unwrap_or_default(),
                 parts: parts.collect(),
                 committed: if shard == 0 { committed.clone() } else { BTreeMap::new() },
@@ -94,7 +97,10 @@ fn merged<'s>(states: impl Iterator<Item = &'s Keyspaces>, groups: &Range<u32>) 
 fn clipped(place: &SstPlace, groups: &Range<u32>) -> Option<SstPlace> {
     let first = u32::from(group(&place.meta.smallest));
     let end = u32::from(group(&place.meta.largest)) + 1;
-    let visible = intersection(&place.groups, groups)?;
+    let mut visible = intersection(&place.groups, groups)?;
+    if visible != place.groups && mutant!(HandoverLosesAGroup) {
+        visible.end -= 1;
+    }
     intersection(&visible, &(first..end))?;
     Some(SstPlace { groups: visible, ..place.clone() })
 }
@@ -104,6 +110,9 @@ fn merged_chains<'s>(chains: impl Iterator<Item = &'s WalChain>, groups: &Range<
     let mut merged: Vec<WalChain> = Vec::new();
     for chain in chains {
         let Some(groups) = intersection(&chain.groups, groups) else { continue };
+        if groups.start > chain.groups.start && mutant!(LogHandedToOneShard) {
+            continue;
+        }
         // Shards own groups in order, so what touches comes next to each other.
         let touching = merged.iter_mut().find(|other| {
             (other.head, other.end, other.first_entry, other.groups.end)

@@ -61,7 +61,9 @@ impl LogReader {
                 Step::More => {}
                 Step::Missing(defect) => {
                     self.judge_end(defect).await?;
-                    mark!(TornLogTail);
+                    if self.open.is_some() {
+                        mark!(LogEndsInsideCommit);
+                    }
                     self.ended = true;
                 }
             }
@@ -80,7 +82,7 @@ impl LogReader {
             Ok(header) => header,
             Err(defect) => return Ok(Step::Missing(defect)),
         };
-        if header.log_id != self.at.log_id || header.seq != self.at.seq {
+        if (header.log_id != self.at.log_id || header.seq != self.at.seq) && !mutant!(StaleLogBlockAccepted) {
             let reason = format!("block {} of log {} is in its place", header.seq, header.log_id);
             return Ok(Step::Missing(Error::corruption(STRUCTURE, reason)));
         }
@@ -90,6 +92,7 @@ impl LogReader {
         match header.payload(self.bytes_from(self.at.page)) {
             Ok(payload) => open.get_or_insert_with(|| (self.at, Vec::new())).1.extend_from_slice(payload),
             Err(defect) => {
+                mark!(TornLogBlock);
                 self.open = open;
                 return Ok(Step::Missing(defect));
             }
@@ -129,8 +132,13 @@ impl LogReader {
                 if header.log_id != missing.log_id || header.seq <= missing.seq {
                     continue;
                 }
+                mark!(BlockBehindGap);
                 self.next = Some(header.next);
-                if header.durable_through >= missing.seq && header.payload(self.bytes_from(page)).is_ok() {
+                if header.durable_through >= missing.seq
+                    && header.payload(self.bytes_from(page)).is_ok()
+                    && !mutant!(DamageTakenForTornTail)
+                {
+                    mark!(DurableLogBlockMissing);
                     return Err(lost(format!("block {} says that it was durable", header.seq)));
                 }
             }

@@ -102,7 +102,12 @@ impl FoundManifest {
         let root = read_root(volume, root_extent, shard).await?;
         let head = root.root.head;
         let log_offset = volume.parts().offset(head.extent);
-        let located = |error: Error| error.located(shard.0, log_offset);
+        let located = |error: Error| {
+            if error.is_corruption() {
+                mark!(ManifestDamaged);
+            }
+            error.located(shard.0, log_offset)
+        };
         let mut reader = LogReader::open(volume.clone(), head, None);
         let mut state = None;
         while let Some((_, group)) = reader.next().await.map_err(located)? {
@@ -170,6 +175,12 @@ impl Manifest {
         Ok(Manifest { inner: Rc::new(inner) })
     }
 
+    /// Ends the writing of a manifest that somebody else will read and go on with: gives back what was reserved for its log.
+    pub(crate) async fn end(self) {
+        let log = self.inner.log.borrow().clone();
+        self.inner.volume.free_extents(log.end().await).await;
+    }
+
     /// The state after the last commit. Not to be held across an await.
     pub(crate) fn state(&self) -> Ref<'_, ManifestState> {
         self.inner.state.borrow()
@@ -185,16 +196,22 @@ impl Manifest {
         let inner = &*self.inner;
         let _turn = inner.turns.turn().await;
         inner.check()?;
-        let group = encode_edits(&edits);
+        let group = match mutant!(CheckpointDropNotWritten) {
+            true => encode_edits(&without_drops(&edits)),
+            false => encode_edits(&edits),
+        };
         let log = inner.log.borrow().clone();
         log.reserve(group.len()).await?;
         let candidates = inner.state.borrow().touched_ssts(&edits);
         // From here on the state is ahead of the device until the append is durable.
         let guard = Guard { inner, done: false };
         inner.state.borrow_mut().apply_all(&edits).map_err(|error| inner.fail(&error))?;
-        log.append(&[&group], Durability::Durable).await.map_err(|error| inner.fail(&error))?;
+        let durability = if mutant!(ManifestEditNotDurable) { Durability::Cached } else { Durability::Durable };
+        log.append(&[&group], durability).await.map_err(|error| inner.fail(&error))?;
         guard.done();
-        inner.seal(&log).await;
+        if !mutant!(ManifestSealForgotten) {
+            inner.seal(&log).await;
+        }
         if log.bytes_written() >= inner.rotate_at.get() {
             inner.rotate().await;
         }
@@ -247,6 +264,7 @@ impl Inner {
                 tracing::warn!(reason, "no space to rewrite the manifest");
                 let bytes = self.log.borrow().bytes_written();
                 self.rotate_at.set(bytes + self.rotate_bytes_min.get());
+                mark!(NoSpaceInManifestRotation);
                 return;
             }
             Err(error) => {
@@ -257,6 +275,10 @@ impl Inner {
         let newest = self.root.get();
         let root = Root { generation: newest.root.generation + 1, shard: state.shard, head: log.head() };
         let page = 1 - newest.page;
+        if mutant!(OldManifestFreedBeforeRoot) {
+            let log = self.log.borrow().clone();
+            self.volume.free_extents(log.retire().await).await;
+        }
         if let Err(error) = write_root(&self.volume, self.root_extent, &root, page).await {
             self.fail(&error);
             return;
@@ -264,6 +286,7 @@ impl Inner {
         self.root.set(FoundRoot { root, page });
         let old = self.log.replace(log);
         self.plan_rotation(snapshot_bytes);
+        mark!(NewManifestLogBegun);
         let extents = old.retire().await;
         self.volume.free_extents(extents).await;
     }
@@ -301,11 +324,17 @@ impl Drop for Guard<'_> {
     }
 }
 
+/// The records but for the ends of checkpoints.
+fn without_drops(edits: &[ManifestEdit]) -> Vec<ManifestEdit> {
+    edits.iter().filter(|edit| !matches!(edit, ManifestEdit::CheckpointDrop { .. })).cloned().collect()
+}
+
 /// Writes a new log that begins with this state, durably; with its size.
 async fn write_snapshot(volume: &Volume, state: &ManifestState) -> Result<(LogWriter, u64)> {
     let group = encode_edits(&state.snapshot());
     let log = LogWriter::create(volume.clone(), Placement::Metadata).await?;
-    if let Err(error) = log.append(&[&group], Durability::Durable).await {
+    let durability = if mutant!(NewManifestNotDurable) { Durability::Cached } else { Durability::Durable };
+    if let Err(error) = log.append(&[&group], durability).await {
         if matches!(error, Error::NoSpace(_)) {
             volume.free_extents(log.retire().await).await;
         }

@@ -112,7 +112,8 @@ pub(super) async fn write_root(volume: &Volume, extent: ExtentId, root: &Root, f
         let offset = page_offset(volume, extent, page);
         let mut buffer = Buffer::heap(ROOT_BYTES);
         root.encode(volume.parts().id(), offset, &mut buffer[..ROOT_BYTES]);
-        let (durable, placement) = (WriteDurability::Durable, Placement::Metadata);
+        let durable = if mutant!(RootPagesNotDurable) { WriteDurability::Cached } else { WriteDurability::Durable };
+        let placement = Placement::Metadata;
         volume.device().write(offset, buffer, 0..ROOT_BYTES, durable, placement).await.0?;
     }
     Ok(())
@@ -146,9 +147,16 @@ pub(super) async fn read_root(volume: &Volume, extent: ExtentId, shard: ShardId)
         result?;
         match Root::decode(volume.parts().id(), offset, &buffer[..ROOT_BYTES]) {
             Ok(root) if newest.is_none_or(|newest| newest.root.generation < root.generation) => {
+                if newest.is_some() {
+                    mark!(RootPagesDiffer);
+                }
                 newest = Some(FoundRoot { root, page });
             }
-            Ok(_) => {}
+            Ok(root) => {
+                if newest.is_some_and(|newest| newest.root.generation != root.generation) {
+                    mark!(RootPagesDiffer);
+                }
+            }
             Err(error) => defect = Some(error.located(shard.0, offset)),
         }
     }
@@ -157,7 +165,12 @@ pub(super) async fn read_root(volume: &Volume, extent: ExtentId, shard: ShardId)
             let reason = format!("the root page of shard {shard} is of shard {}", found.root.shard);
             Err(Error::corruption(STRUCTURE, reason).located(shard.0, page_offset(volume, extent, found.page)))
         }
-        (Some(found), _) => Ok(found),
+        (Some(found), defect) => {
+            if defect.is_some() {
+                mark!(RootPageDamaged);
+            }
+            Ok(found)
+        }
         (None, defect) => Err(defect.expect("a page that is not valid has a defect")),
     }
 }

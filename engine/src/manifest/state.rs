@@ -198,7 +198,7 @@ impl ManifestState {
                 }
             }
         }
-        let commits = self.committed.iter();
+        let commits = self.committed.iter().filter(|_| !mutant!(SnapshotForgetsCheckpoints));
         edits.extend(commits.map(|(&id, info)| ManifestEdit::CheckpointCommit { id, info: info.clone() }));
         edits
     }
@@ -208,6 +208,11 @@ impl ManifestState {
         let parts = self.parts.values().flat_map(|part| part.keyspaces.values());
         let places = self.keyspaces.values().chain(parts).flat_map(|keyspace| keyspace.ssts.values());
         places.map(|place| (place.meta.id, Arc::clone(&place.meta))).collect()
+    }
+
+    /// Whether the live version holds an SST.
+    pub(crate) fn keeps_live(&self, sst: SstId) -> bool {
+        self.keyspaces.values().any(|keyspace| keyspace.ssts.keys().any(|key| key.0 == sst))
     }
 
     /// The extents of [`ManifestState::ssts`]. The WAL's are known to its chain, the manifest's own to its log.

@@ -20,6 +20,7 @@ use siltstone_io::{Buffer, Class, Device, Handle, local};
 use crate::cache::{BlockKey, PageCache, PageRef, Priority};
 use crate::error::{Error, Result};
 use crate::table::{self, BlockHandle, BlockType, Directory, TableId};
+use crate::types::SstId;
 use crate::version::Table;
 use crate::volume::{SstFile, Volume};
 
@@ -99,7 +100,7 @@ impl BlockReader {
     /// A block; at most one device read, none where it is cached.
     #[inline]
     pub(crate) async fn block(&self, table: &Table, kind: BlockType, handle: BlockHandle) -> Result<PageRef<Buffer>> {
-        let key = BlockKey { sst: table.meta().id, page: handle.page };
+        let key = block_key(table, &handle);
         match self.cache.get(key, priority(kind)) {
             Some(page) => Ok(page),
             None => self.fetch(table, kind, handle).await,
@@ -108,7 +109,7 @@ impl BlockReader {
 
     /// Starts reading a block that will be needed soon.
     pub(crate) fn prefetch(self: &Rc<Self>, table: &Rc<Table>, kind: BlockType, handle: BlockHandle) {
-        let key = BlockKey { sst: table.meta().id, page: handle.page };
+        let key = block_key(table, &handle);
         if self.cache.contains(key) || self.fetches.borrow().contains_key(&key) {
             return;
         }
@@ -120,12 +121,13 @@ impl BlockReader {
     }
 
     async fn fetch(&self, table: &Table, kind: BlockType, handle: BlockHandle) -> Result<PageRef<Buffer>> {
-        let key = BlockKey { sst: table.meta().id, page: handle.page };
+        let key = block_key(table, &handle);
         loop {
             let under_way = self.fetches.borrow().get(&key).cloned();
             match under_way {
                 None => break,
                 Some(fetch) => {
+                    mark!(FetchShared);
                     while !fetch.over.get() {
                         fetch.done.wait().await;
                     }
@@ -152,7 +154,7 @@ impl BlockReader {
         let id = self.table_id(table);
         table::verify_block(&id, kind, &handle, self.page_bytes(), &buffer[..bytes])
             .map_err(|error| self.located(error, table.file(), handle.page))?;
-        let key = BlockKey { sst: table.meta().id, page: handle.page };
+        let key = block_key(table, &handle);
         Ok(match bytes == self.page_bytes() {
             true => self.cache.insert(key, buffer, priority(kind)),
             false => self.cache.insert_large(key, buffer, priority(kind)),
@@ -173,6 +175,7 @@ impl BlockReader {
             result?;
             return Ok(buffer);
         }
+        mark!(BlockAcrossExtents);
         // A block that crosses extents: rare (large entries, streaming), so a copy is in order.
         let mut at = 0;
         for (offset, bytes) in file.runs(page..page + pages) {
@@ -224,6 +227,14 @@ impl BlockReader {
     pub(crate) fn stream(self: &Rc<Self>, table: &Rc<Table>, class: Class) -> Stream {
         Stream { reader: Rc::clone(self), table: Rc::clone(table), class, current: None, ahead: None }
     }
+}
+
+#[inline]
+fn block_key(table: &Table, handle: &BlockHandle) -> BlockKey {
+    if mutant!(BlockCachedByPlace) && handle.page < table.file().pages() {
+        return BlockKey { sst: SstId(table.file().page_offset(handle.page)), page: 0 };
+    }
+    BlockKey { sst: table.meta().id, page: handle.page }
 }
 
 fn priority(kind: BlockType) -> Priority {

@@ -231,7 +231,7 @@ impl Source {
     fn precedes(&self, other: &Source) -> bool {
         match self.key().cmp(other.key()) {
             std::cmp::Ordering::Less => true,
-            std::cmp::Ordering::Equal => self.trailer() > other.trailer(),
+            std::cmp::Ordering::Equal => (self.trailer() > other.trailer()) != mutant!(MergePrefersOlder),
             std::cmp::Ordering::Greater => false,
         }
     }

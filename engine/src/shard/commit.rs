@@ -129,8 +129,9 @@ impl WalWriter {
     pub(crate) async fn run(shard: Rc<Shard>) {
         let wal = &shard.wal;
         let Some(writer) = &wal.log else { return };
+        let mut without_space = false;
         while !shard.is_poisoned() {
-            if wal.pending.borrow().is_empty() {
+            if wal.pending.borrow().is_empty() || (shard.closing.get() && mutant!(CloseForgetsPending)) {
                 wal.forced.set(false);
                 wal.durable.set(wal.appended.get());
                 wal.progressed.notify_all();
@@ -152,6 +153,9 @@ impl WalWriter {
             }
             match writer.append(&[&payload], log::Durability::Durable).await {
                 Ok(_) => {
+                    if std::mem::take(&mut without_space) {
+                        mark!(LoggedAfterNoSpace);
+                    }
                     wal.durable.set(record);
                     wal.commit_start.set(Some(writer.position()));
                     // Give the buffer back where nothing is pending, so that it is not allocated anew each time.
@@ -163,7 +167,11 @@ impl WalWriter {
                 }
                 Err(error @ Error::NoSpace(_)) => {
                     // Nothing has changed in the log: keep the records, tell those who wait, and try again.
-                    wal.put_back(payload);
+                    mark!(NoSpaceInLog);
+                    without_space = true;
+                    if !mutant!(LogWithoutSpaceDropsRecords) {
+                        wal.put_back(payload);
+                    }
                     *wal.full.borrow_mut() = Some(error);
                     wal.progressed.notify_all();
                     if shard.closing.get() {
@@ -176,7 +184,10 @@ impl WalWriter {
                     shard.handle.sleep_us(RETRY_US).await;
                     wal.full.take();
                 }
-                Err(error) => shard.poison(&error),
+                Err(error) => {
+                    mark!(PoisonedByLog);
+                    shard.poison(&error);
+                }
             }
             wal.progressed.notify_all();
         }

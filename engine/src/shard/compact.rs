@@ -32,6 +32,10 @@ impl Shard {
                 if self.closing.get() {
                     break;
                 }
+                match &error {
+                    Error::NoSpace(_) => mark!(NoSpaceInCompaction),
+                    _ => mark!(PoisonedByCompaction),
+                }
                 self.background_failure(&error, &self.compaction_out_of_space);
                 self.events.admission.notify_all();
                 if !self.is_poisoned() {
@@ -40,8 +44,8 @@ impl Shard {
                     let retry = pin!(self.handle.sleep_us(RETRY_US));
                     futures_util::future::select(changed, retry).await;
                 }
-            } else {
-                self.compaction_out_of_space.set(false);
+            } else if self.compaction_out_of_space.replace(false) {
+                mark!(CompactedAfterNoSpace);
             }
         }
         self.events.stopped.notify_all();
@@ -90,14 +94,16 @@ impl Shard {
             placement: Placement::Deep,
             filter_bits_per_key: state.keyspace.options().filter_bits_per_key,
             table_bytes: self.config.table_bytes as u64,
-            views: self.views.live(),
+            views: if mutant!(CompactionIgnoresSnapshots) { Vec::new() } else { self.views.live() },
             version: &version,
             output_level: job.output_level,
             now_ms: self.expired_until_ms(&state.keyspace),
             cancelled: &self.closing,
         };
         let outputs = rewrite(context, &mut merge).await?;
-        self.volume.flush().await?;
+        if !mutant!(CompactionOutputNotFlushed) {
+            self.volume.flush().await?;
+        }
         let read: u64 = job.inputs.iter().map(|(_, table)| table.bytes()).sum();
         let added: Vec<(usize, Rc<Table>)> =
             outputs.into_iter().map(|output| (job.output_level, self.table_of(output))).collect();

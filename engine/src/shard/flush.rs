@@ -13,7 +13,7 @@ use std::rc::Rc;
 use siltstone_io::{Class, Placement};
 
 use crate::compaction::{Output, RewriteContext, rewrite};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::manifest::ManifestEdit;
 use crate::read::{MergeCursor, Source};
 use crate::shard::{KeyspaceState, MemtableSlot, Shard};
@@ -32,6 +32,14 @@ impl Shard {
                 continue;
             }
             if let Err(error) = self.flush_oldest().await {
+                match &error {
+                    Error::NoSpace(_) => mark!(NoSpaceInFlush),
+                    Error::Closed => {}
+                    _ => mark!(PoisonedByFlush),
+                }
+                if matches!(error, Error::NoSpace(_)) && mutant!(FlushWithoutSpaceDropsMemtable) {
+                    self.memtables.pop();
+                }
                 self.background_failure(&error, &self.out_of_space);
                 self.events.admission.notify_all();
                 if self.closing.get() {
@@ -40,8 +48,8 @@ impl Shard {
                 if !self.is_poisoned() {
                     self.handle.sleep_us(RETRY_US).await;
                 }
-            } else {
-                self.out_of_space.set(false);
+            } else if self.out_of_space.replace(false) {
+                mark!(FlushedAfterNoSpace);
             }
         }
         self.events.stopped.notify_all();
@@ -77,6 +85,9 @@ impl Shard {
         for id in slot.memtable.keyspaces() {
             // The keyspace may have been dropped meanwhile.
             let Ok(state) = self.keyspace(id) else { continue };
+            if !outputs.is_empty() && mutant!(FlushForgetsAKeyspace) {
+                break;
+            }
             let mut merge = MergeCursor::new(vec![Source::Memtable(slot.memtable.cursor(id))]);
             merge.seek(&[], Trailer::NEWEST).await?;
             let version = state.version();
@@ -97,7 +108,7 @@ impl Shard {
                 outputs.push((Rc::clone(&state), output));
             }
         }
-        if !outputs.is_empty() {
+        if !outputs.is_empty() && !mutant!(FlushOutputNotFlushed) {
             self.volume.flush().await?;
         }
         self.commit_flush(&slot, outputs).await
@@ -109,7 +120,10 @@ impl Shard {
         outputs: Vec<(Rc<KeyspaceState>, Output)>,
     ) -> Result<()> {
         let checkpoint = slot.checkpoint.get();
-        let next = self.memtables.second().expect("only a memtable that has frozen is flushed");
+        let next = match self.memtables.second().expect("only a memtable that has frozen is flushed") {
+            _ if self.memtables.len() > 2 && mutant!(FloorOfNewestMemtable) => self.memtables.active(),
+            next => next,
+        };
         if !outputs.is_empty() || checkpoint.is_some() {
             let mut edits = vec![
                 ManifestEdit::LastSeq { seq: SeqNo(self.memtables.next_seq().0 - 1) },
@@ -124,8 +138,14 @@ impl Shard {
             }));
             edits.extend(checkpoint.map(|id| ManifestEdit::CheckpointPart { id, epoch: slot.epoch }));
             let files = outputs.iter().map(|(_, output)| output.file.clone()).collect();
-            if mutant!(RecycledBeforeEdit) {
-                self.give_back_logs(&next).await;
+            let dropped_early = mutant!(MemtableDroppedBeforeEdit);
+            if dropped_early {
+                self.memtables.pop();
+            }
+            if mutant!(RecycledBeforeEdit)
+                && let Some(chain) = next.wal.iter().find(|chain| chain.end.is_none())
+            {
+                self.volume.free_extents(self.wal.trim(chain.head)).await;
             }
             let manifest = self.manifest.lock().await;
             self.commit_locked(&manifest, edits, files).await?;
@@ -136,7 +156,9 @@ impl Shard {
                 state.install(state.version().with(&change)?);
             }
             self.checkpoints.borrow_mut().extend(checkpoint);
-            self.memtables.pop();
+            if !dropped_early {
+                self.memtables.pop();
+            }
             drop(manifest);
             self.give_back_logs(&next).await;
         } else {
@@ -144,7 +166,9 @@ impl Shard {
             self.memtables.pop();
         }
         self.update_level_0_count();
-        self.events.admission.notify_all();
+        if !mutant!(AdmissionNotWoken) {
+            self.events.admission.notify_all();
+        }
         self.events.compaction.notify_all();
         self.events.checkpoint.notify_all();
         // To give back what a large compaction has left takes the device a while: writers and the next flush do not wait for it.
@@ -163,6 +187,9 @@ impl Shard {
         }
         if let Some(chain) = oldest.wal.iter().find(|chain| chain.end.is_none()) {
             let extents = self.wal.trim(chain.head);
+            if extents.is_empty() || mutant!(LogExtentsLeaked) {
+                return;
+            }
             self.volume.recycle_extents(extents).await;
         }
     }
@@ -184,10 +211,10 @@ impl Shard {
         while self.memtables.all().iter().skip(1).any(|slot| Rc::ptr_eq(slot, &last)) {
             self.check_writable()?;
             if self.closing.get() {
-                return Err(crate::error::Error::Closed);
+                return Err(Error::Closed);
             }
             if self.out_of_space.get() {
-                return Err(crate::error::Error::NoSpace("memtables cannot be written out".into()));
+                return Err(Error::NoSpace("memtables cannot be written out".into()));
             }
             self.events.admission.wait().await;
         }

@@ -34,6 +34,9 @@ impl Shard {
         let version = self.keyspace(keyspace.id())?.version();
         let hash = table::key_hash(&stored);
         for candidate in version.level(0).iter().filter(|candidate| candidate.may_hold(&stored)) {
+            if mutant!(DeeperLevelsShadow if (1..LEVELS).any(|level| version.find(level, &stored).is_some())) {
+                continue;
+            }
             if let Some((trailer, value)) = self.get_in_table(candidate, &stored, hash, view).await? {
                 return self.resolve(keyspace, trailer, value, time_ms);
             }
@@ -74,7 +77,10 @@ impl Shard {
         match table::data_get(&data, key, view)? {
             Lookup::Found(trailer, range) => Ok(Some((trailer, ValueRef::in_block(BlockBytes::Cached(data), range)))),
             Lookup::Absent => Ok(None),
-            Lookup::NextBlock => self.get_by_cursor(table, key, view).await,
+            Lookup::NextBlock => {
+                mark!(LookupInNextBlock);
+                self.get_by_cursor(table, key, view).await
+            }
         }
     }
 
@@ -147,7 +153,7 @@ impl Shard {
     /// the watermark at its barrier: the checkpoint must hold what was live then.
     pub(crate) fn expired_until_ms(&self, keyspace: &Keyspace) -> u64 {
         let event_time = !matches!(keyspace.options().ttl, Some(ttl) if ttl.time == TimeDomain::Processing);
-        if event_time && self.memtables.oldest().epoch < self.memtables.epoch() {
+        if event_time && self.memtables.oldest().epoch < self.memtables.epoch() && !mutant!(ExpiryIgnoresBarrier) {
             return self.barrier_watermark_ms.get().unwrap_or_default();
         }
         self.now_ms(keyspace, None)

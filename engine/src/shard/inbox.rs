@@ -58,6 +58,7 @@ impl Port {
             },
             false => operator,
         };
+        mark!(MailboxOverflowed);
         self.overflow.queue.push(operator);
         // The shard may have emptied the mailbox just before, and sleep. It is told once: the controls have other uses. Where they are full,
         // it is awake.

@@ -165,6 +165,7 @@ impl Memtables {
         let epochs = self.epochs.borrow();
         let current = epochs.last().expect("there is always an open epoch");
         let hole = match &epochs[..] {
+            [_, _] if mutant!(SnapshotSeesStragglers) => None,
             [old, _] => Some((SeqNo(old.next - 1), SeqNo(old.end.expect("an old epoch has an end")))),
             _ => None,
         };

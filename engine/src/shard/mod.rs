@@ -223,6 +223,7 @@ impl Shard {
             return Err(Error::ReadOnly);
         }
         match &*self.poison.borrow() {
+            Some(_) if mutant!(PoisonNotHeeded) => Ok(()),
             Some(cause) => Err(Error::Poisoned { shard: self.id.0, cause: cause.clone() }),
             None => Ok(()),
         }
@@ -319,6 +320,7 @@ impl Shard {
                 Err(Error::NoSpace(reason))
             }
             Err(error) => {
+                mark!(PoisonedByManifest);
                 self.poison(&error);
                 Err(error)
             }
@@ -335,7 +337,11 @@ impl Shard {
 
     /// A barrier has ended this epoch: its last memtable's flush completes a checkpoint.
     pub(crate) fn mark_barrier(&self, epoch: Epoch) {
-        self.memtables.of_epoch(epoch).checkpoint.set(Some(epoch.0));
+        let slot = match self.memtables.oldest() {
+            oldest if oldest.epoch == epoch && mutant!(PartTakenTooEarly) => oldest,
+            _ => self.memtables.of_epoch(epoch),
+        };
+        slot.checkpoint.set(Some(epoch.0));
         self.barrier.set(epoch);
         self.events.flush.notify_all();
     }

@@ -96,10 +96,11 @@ impl Shard {
         // An operator that arrives behind one of a newer epoch was sent while the barrier between them opened: it may as well have begun
         // after it. So it does: it might run behind the other on the same key, and what it writes must then be newer.
         if operator.epoch.epoch() < self.newest_arrival.get() {
+            mark!(LateOperatorMoved);
             operator.epoch = self.gate.begin();
         }
         self.newest_arrival.set(operator.epoch.epoch());
-        let Some(hash) = operator.key_hash else {
+        let Some(hash) = operator.key_hash.filter(|_| !mutant!(KeyNotLocked)) else {
             let run = self.run_operator(operator);
             return self.handle.spawn(Class::Foreground, run);
         };
@@ -117,7 +118,7 @@ impl Shard {
                 shard.run_operator(operator).await;
                 let mut running = queues.running.borrow_mut();
                 let queue = running.get_mut(&hash).expect("the key's queue stays while one of its operators runs");
-                next = queue.pop_front();
+                next = if mutant!(OperatorsOvertake) { queue.pop_back() } else { queue.pop_front() };
                 if next.is_none() {
                     running.remove(&hash);
                 }
@@ -132,6 +133,7 @@ impl Shard {
 
     /// Ends the shard's tasks: what is in the log's buffer is written, nothing else.
     fn begin_close(&self) {
+        mark!(ClosedWithPendingLog if !self.wal.pending().is_empty());
         self.closing.set(true);
         self.wal.wake_all();
         self.events.flush.notify_all();

@@ -108,12 +108,18 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
             ManifestEdit::Epoch { epoch: plan.epoch },
         ];
         let stale = state.parts.keys().filter(|id| !plan.committed.contains(id));
-        edits.extend(stale.map(|&id| ManifestEdit::CheckpointDrop { id }));
+        edits.extend(stale.map(|&id| {
+            mark!(UncommittedPartDropped);
+            ManifestEdit::CheckpointDrop { id }
+        }));
         let missing = plan.keyspaces.iter().filter(|(id, ..)| !state.keyspaces.contains_key(id));
         for (id, name, options) in missing {
+            mark!(KeyspaceCreatedAtOpen);
             edits.push(ManifestEdit::KeyspaceCreate { id: *id, name: name.clone(), options: encode_options(options) });
         }
-        volume.flush().await?;
+        if !mutant!(RecoveredNotFlushed) {
+            volume.flush().await?;
+        }
         for sst in writer.commit(edits).await? {
             if let Some(file) = plan.files.get(&sst) {
                 file.release();
@@ -218,7 +224,10 @@ struct Replay {
 async fn replay(volume: &Volume, state: &ManifestState, groups: &Range<u32>, memtable: &Memtable) -> Result<Replay> {
     let mut replay = Replay { chains: Vec::new(), last_seq: SeqNo(0) };
     let mut entries = 0u64;
-    for chain in &state.wal {
+    for (index, chain) in state.wal.iter().enumerate() {
+        if index + 1 < state.wal.len() && mutant!(ReplayForgetsOlderLogs) {
+            continue;
+        }
         let mut reader = LogReader::open(volume.clone(), chain.head, chain.end);
         let mut commits = 0;
         while let Some((_, payload)) = reader.next().await? {
@@ -228,6 +237,11 @@ async fn replay(volume: &Volume, state: &ManifestState, groups: &Range<u32>, mem
                 let group = stored_group(operation.key).map_or(u32::MAX, |group| u32::from(group.0));
                 let known = state.keyspaces.contains_key(&operation.keyspace);
                 let written_out = operation.trailer.seq() < chain.first_entry;
+                match (known, written_out) {
+                    (true, true) => mark!(EntryBelowFloorSkipped),
+                    (false, _) => mark!(EntryOfNoKeyspaceSkipped),
+                    _ => {}
+                }
                 if known && !written_out && groups.contains(&group) && chain.groups.contains(&group) {
                     entries += 1;
                     let value = [operation.value, &[]];
@@ -235,9 +249,16 @@ async fn replay(volume: &Volume, state: &ManifestState, groups: &Range<u32>, mem
                 }
             })?;
         }
-        if commits > 0 {
+        if commits == 0 {
+            mark!(EmptyLogReplayed);
+        } else {
             replay.chains.push(WalChain { end: Some(reader.end().seq - 1), ..chain.clone() });
         }
+    }
+    match replay.chains.len() {
+        0 => {}
+        1 => mark!(OneLogReplayed),
+        _ => mark!(SeveralLogsReplayed),
     }
     if entries > 0 {
         tracing::info!(shard = state.shard.0, entries, "replayed the log");

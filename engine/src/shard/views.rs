@@ -23,8 +23,10 @@ pub(crate) struct ViewGuard {
 impl Views {
     pub(crate) fn register(self: &Rc<Self>, view: ReadView) -> ViewGuard {
         let id = self.next_id.replace(self.next_id.get() + 1);
-        self.live.borrow_mut().push((id, view));
-        self.newest.set(self.newest.get().max(view.upper));
+        if !mutant!(SnapshotNotPinned) {
+            self.live.borrow_mut().push((id, view));
+            self.newest.set(self.newest.get().max(view.upper));
+        }
         ViewGuard { views: Rc::clone(self), id, view }
     }
 

@@ -26,7 +26,15 @@ impl Shard {
         writes: impl ExactSizeIterator<Item = Write<'w>> + Clone,
     ) -> Result<()> {
         let bytes = self.check_writes(writes.clone())?;
-        self.admit(epoch, bytes).await?;
+        if let Err(error) = self.admit(epoch, bytes).await {
+            if matches!(error, Error::NoSpace(_)) {
+                mark!(WriteRefusedWithoutSpace);
+                if writes.len() > 1 && mutant!(NoSpaceHalfApplied) {
+                    self.apply(epoch, time_ms, writes.take(1));
+                }
+            }
+            return Err(error);
+        }
         let record = self.apply(epoch, time_ms, writes);
         match self.config.durability {
             Durability::Sync => self.wal.durable(self, record).await,
@@ -74,6 +82,7 @@ impl Shard {
         self.check_writable()?;
         self.wal.reserve(bytes).await?;
         while !self.may_write(bytes)? && !self.is_straggler(epoch) {
+            mark!(WriteWaited);
             self.counters.admission_waits.set(self.counters.admission_waits.get() + 1);
             self.events.admission.wait().await;
             self.check_writable()?;
@@ -154,9 +163,11 @@ impl Shard {
     ) -> u64 {
         self.open_current_epoch();
         let slot = match epoch {
+            Some(epoch) if mutant!(CutIncludesNextEpoch) && self.oldest_epoch() < epoch => self.memtables.oldest(),
             Some(epoch) => self.memtables.of_epoch(epoch),
             None => self.memtables.active(),
         };
+        mark!(StragglerWritten if slot.epoch < self.memtables.epoch());
         let base = self.memtables.take_seqs(slot.epoch, writes.len() as u64);
         let keep_above = self.views.newest();
         let logs = self.config.durability != Durability::Checkpoint;
@@ -173,7 +184,9 @@ impl Shard {
             let value = [head, write.value.unwrap_or_default()];
             let seq = crate::types::SeqNo(base.0 + index as u64);
             slot.memtable.insert(write.keyspace.id(), &key, Trailer::new(seq, kind), value, keep_above);
-            if let Some(encoder) = &mut encoder {
+            if let Some(encoder) = &mut encoder
+                && !(index > 0 && mutant!(BatchHalfLogged))
+            {
                 encoder.push(kind, write.keyspace.id(), &key, value);
             }
             self.counters.writes.set(self.counters.writes.get() + 1);

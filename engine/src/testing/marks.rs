@@ -3,7 +3,71 @@
 //! The counts are the process's, over all engines in it.
 
 siltstone_io::mark_table! {
-    TornLogTail: "a log ends with a torn or missing tail",
+    // Opening and recovery.
+    CreationTakenUpAgain: "creation that was cut short taken up again",
+    SuperblockCopyDamaged: "superblock copy not whole and another used",
+    SuperblockCopiesDiffer: "superblock copies of several generations",
+    RootPageDamaged: "root page not whole and its twin used",
+    RootPagesDiffer: "root pages of two generations",
+    RestoredNamedCheckpoint: "checkpoint restored by name",
+    RestoredLastCheckpoint: "last checkpoint restored",
+    RestoredNothing: "nothing to restore: empty state",
+    OpenedWithSameShards: "opened with the same number of shards",
+    RescaledUp: "opened with more shards",
+    RescaledDown: "opened with fewer shards",
+    SstShared: "SST shared by several shards",
+    SharedLogKept: "log that several shards have replayed kept for another",
+    UncommittedPartDropped: "part of a checkpoint without a commit dropped",
+    KeyspaceCreatedAtOpen: "keyspace that a shard lacks created at opening",
+    // Logs.
+    EmptyLogReplayed: "empty log replayed",
+    OneLogReplayed: "one log replayed",
+    SeveralLogsReplayed: "several logs replayed",
+    EntryBelowFloorSkipped: "log entry below the floor skipped",
+    EntryOfNoKeyspaceSkipped: "log entry of an unknown keyspace skipped",
+    TornLogBlock: "torn or damaged log block",
+    LogEndsInsideCommit: "log ends inside a commit",
+    BlockBehindGap: "log block behind a gap",
+    DurableLogBlockMissing: "durable log block missing: reported as damage",
+    NewManifestLogBegun: "new manifest log begun",
+    ManifestDamaged: "damaged manifest reported",
+    // Damage to SSTs.
+    DataBlockDamaged: "checksum mismatch in a data block",
+    IndexPartitionDamaged: "checksum mismatch in an index partition",
+    FilterPartitionDamaged: "checksum mismatch in a filter partition",
+    DirectoryDamaged: "checksum mismatch in a directory",
+    FooterDamaged: "checksum mismatch in a footer",
+    // Failures.
+    PoisonedByLog: "shard poisoned by a write of the log",
+    PoisonedByManifest: "shard poisoned by a write of the manifest",
+    PoisonedByFlush: "flush failed for good",
+    PoisonedByCompaction: "compaction failed for good",
+    // Space.
+    NoSpaceInAllocate: "no space for an extent at first",
+    SpaceFoundByReclaiming: "space found by giving back what was kept",
+    NoSpaceInLog: "no space in the log",
+    NoSpaceInFlush: "no space in flush",
+    NoSpaceInCompaction: "no space in compaction",
+    NoSpaceInManifestRotation: "no space for a new manifest log",
+    WriteRefusedWithoutSpace: "write refused for want of space",
+    LoggedAfterNoSpace: "log goes on after it had no space",
+    FlushedAfterNoSpace: "flush succeeds after it had no space",
+    CompactedAfterNoSpace: "compaction succeeds after it had no space",
+    ExtentsReclaimed: "extents reclaimed from the queue",
+    RecycledExtentUsed: "extent of an old log used for a new one",
+    WriterDropped: "unfinished writer dropped with its extents",
+    // Epochs and operators.
+    StragglerWritten: "straggler writes into an old epoch's memtable",
+    LateOperatorMoved: "late operator moved to the new epoch",
+    MailboxOverflowed: "operator beyond the mailbox",
+    WriteWaited: "write waits for admission",
+    CheckpointFailed: "checkpoint failed",
+    CheckpointBeyondRetentionDropped: "checkpoint beyond those to be kept dropped",
+    ClosedWithPendingLog: "closed with writes in the log's buffer",
+    // Reads.
+    FetchShared: "read of a block shared by several readers",
+    BlockAcrossExtents: "block across extents read",
+    LookupInNextBlock: "lookup goes on in the next block",
 }
 
 /// All marks and their counts, of the engine and of the I/O layer.

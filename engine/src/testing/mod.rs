@@ -8,6 +8,9 @@
 mod audit;
 pub mod marks;
 pub mod mutants;
+#[cfg(all(test, not(loom)))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+mod tests;
 
 pub use audit::{Audit, audit};
 pub(crate) use audit::{Owner, References};

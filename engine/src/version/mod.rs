@@ -62,6 +62,9 @@ impl Version {
         }
         let (level_0, deeper) = next.levels.split_at_mut(1);
         level_0[0].sort_by_key(|table| std::cmp::Reverse((table.meta().max_seq, table.meta().id)));
+        if mutant!(LevelZeroReversed) {
+            level_0[0].reverse();
+        }
         for tables in deeper {
             tables.sort_by(|left, right| left.lower().cmp(right.lower()));
         }

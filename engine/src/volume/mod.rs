@@ -251,7 +251,14 @@ impl Volume {
 
     /// Makes everything durable that was written before.
     pub(crate) async fn flush(&self) -> Result<()> {
-        Ok(self.inner.device.flush().await?)
+        let flushed = self.inner.device.flush().await;
+        if flushed.is_err() && mutant!(FlushFailureIgnored) {
+            return Ok(());
+        }
+        if flushed.is_err() && mutant!(FailedFlushTriedAgain) {
+            return Ok(self.inner.device.flush().await?);
+        }
+        Ok(flushed?)
     }
 
     /// Allocates an extent and reserves its space on the device.
@@ -263,16 +270,20 @@ impl Volume {
         if matches!(placement, Placement::Wal)
             && let Some(extent) = self.inner.recycled.borrow_mut().pop()
         {
+            mark!(RecycledExtentUsed);
             return Ok(extent);
         }
         let last = &self.inner.last[placement_index(placement)];
         let extent = match self.try_allocate(last.get()).await {
             Err(Error::NoSpace(_)) => {
+                mark!(NoSpaceInAllocate);
                 let kept = self.inner.recycled.take();
                 self.free_extents(kept).await;
                 self.reclaim().await;
                 // Without a wish for the neighbour: the lowest extent has the best chances not to need a longer device.
-                self.try_allocate(None).await?
+                let extent = self.try_allocate(None).await?;
+                mark!(SpaceFoundByReclaiming);
+                extent
             }
             other => other?,
         };
@@ -295,7 +306,9 @@ impl Volume {
             }
             Err(error) => {
                 lease.take();
-                parts.shared.map.free(extent);
+                if !mutant!(RefusedExtentLeaked) {
+                    parts.shared.map.free(extent);
+                }
                 Err(if error.is_no_space() { Error::NoSpace(error.to_string()) } else { error.into() })
             }
         }
@@ -309,10 +322,16 @@ impl Volume {
         extents.sort_unstable();
         for run in extents.chunk_by(|a, b| a.0 + 1 == b.0) {
             let bytes = run.len() as u64 * u64::from(parts.extent_bytes());
+            let freed_early = mutant!(FreedBeforeDiscard);
+            if freed_early {
+                run.iter().for_each(|&extent| parts.shared.map.free(extent));
+            }
             if let Err(error) = self.inner.device.discard(parts.offset(run[0]), bytes).await {
                 tracing::warn!(%error, "space of a freed extent could not be given back to the device");
             }
-            run.iter().for_each(|&extent| parts.shared.map.free(extent));
+            if !freed_early {
+                run.iter().for_each(|&extent| parts.shared.map.free(extent));
+            }
         }
     }
 
@@ -328,7 +347,7 @@ impl Volume {
                 if keep {
                     recycled.push(extent);
                 }
-                !keep
+                !keep || mutant!(RecycledAndFreed)
             });
         }
         self.free_extents(extents).await;
@@ -339,6 +358,7 @@ impl Volume {
     pub(crate) async fn reclaim(&self) -> usize {
         let mut freed = 0;
         while let Some(extents) = self.inner.parts.shared.abandoned.pop() {
+            mark!(ExtentsReclaimed);
             freed += extents.len();
             self.free_extents(extents).await;
         }
@@ -389,6 +409,13 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.parts.abandon(self.take());
+        let extents = self.take();
+        if !extents.is_empty() {
+            mark!(WriterDropped);
+            if mutant!(WriterExtentsLeaked) {
+                return;
+            }
+        }
+        self.parts.abandon(extents);
     }
 }

@@ -82,7 +82,12 @@ pub(crate) async fn probe(device: &Device) -> Result<Probe> {
     let bytes = device.len_bytes();
     let (copies, found) = judge(&area);
     match found {
-        Some(Found::Volume(superblock)) => return Ok(Probe::Volume(superblock)),
+        Some(Found::Volume(superblock)) => {
+            if !copies.is_empty() {
+                mark!(SuperblockCopyDamaged);
+            }
+            return Ok(Probe::Volume(superblock));
+        }
         Some(Found::Version(found)) => {
             return Err(Error::Version { path: device.path().to_path_buf(), found, supported: VERSION });
         }

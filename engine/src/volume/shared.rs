@@ -36,7 +36,10 @@ impl SharedExtents {
         // What the other holders read from them comes before they are given to another use.
         let before = self.holders.fetch_sub(1, Ordering::AcqRel);
         assert!(before > 0, "extents were released more often than retained");
-        if before == 1 {
+        if before > 1 {
+            mark!(SharedLogKept);
+        }
+        if before == 1 || mutant!(SharedLogFreedByFirst) {
             self.parts.abandon(self.extents.to_vec());
         }
     }

@@ -19,6 +19,9 @@ use super::VolumeParts;
 use crate::types::{ExtentId, SstId};
 use crate::{Error, Result};
 
+/// More manifests than there are.
+const NEVER_FREED: u32 = 1 << 20;
+
 /// An SST on the device.
 pub(crate) struct SstFile {
     parts: VolumeParts,
@@ -71,6 +74,12 @@ impl SstFile {
     pub(crate) fn release(&self) {
         let before = self.manifests.fetch_sub(1, Ordering::Release);
         assert!(before > 0, "SST {} was released more often than retained", self.id);
+        let freed_early = (before == 1 && mutant!(SstFreedUnderReaders))
+            || (before > 1 && before < NEVER_FREED && mutant!(SharedSstFreedByFirst));
+        if freed_early {
+            self.parts.abandon(self.extents.to_vec());
+            self.manifests.store(2 * NEVER_FREED, Ordering::Release);
+        }
     }
 
     /// Where a page is on the device. The page must be in the SST.
@@ -107,7 +116,7 @@ impl SstFile {
 impl Drop for SstFile {
     fn drop(&mut self) {
         // Acquire: what the releasing shard did with the SST comes before its space is given to another.
-        if self.manifests.load(Ordering::Acquire) == 0 {
+        if self.manifests.load(Ordering::Acquire) == 0 && !mutant!(SstExtentsLeaked) {
             self.parts.abandon(std::mem::take(&mut self.extents).into());
         }
     }
@@ -148,6 +157,7 @@ impl SstRegistry {
                 return Err(Error::corruption("manifest", reason));
             }
             file.retain();
+            mark!(SstShared);
             return Ok(Arc::clone(file));
         }
         let file = SstFile::new(self.parts.clone(), id, pages, extents.to_vec())?;

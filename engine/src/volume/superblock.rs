@@ -234,9 +234,16 @@ pub(super) fn judge(area: &[u8]) -> (Vec<Defect>, Option<Found>) {
         let offset = copy_offset(copy);
         match Superblock::decode(offset, &area[offset as usize..][..SUPERBLOCK_BYTES]) {
             Ok(superblock) if newest.as_ref().is_none_or(|newest| newest.generation < superblock.generation) => {
+                if newest.is_some() {
+                    mark!(SuperblockCopiesDiffer);
+                }
                 newest = Some(superblock);
             }
-            Ok(_) => {}
+            Ok(superblock) => {
+                if newest.as_ref().is_some_and(|newest| newest.generation != superblock.generation) {
+                    mark!(SuperblockCopiesDiffer);
+                }
+            }
             Err(defect) => defects.push(defect),
         }
     }

@@ -103,7 +103,7 @@ impl SstWriter {
         if let Some(last) = self.current.take() {
             self.issue(last, self.current_len).await?;
         }
-        while self.flight.writes.get() > 0 {
+        while self.flight.writes.get() > 0 && !mutant!(SstFinishedBeforeItsWrites) {
             self.flight.ended.wait().await;
         }
         self.flight.check()?;
@@ -134,7 +134,9 @@ impl SstWriter {
         self.volume.handle().spawn(self.class, async move {
             let (result, _buffer) = write.await;
             flight.writes.set(flight.writes.get() - 1);
-            if let Err(error) = result {
+            if let Err(error) = result
+                && !mutant!(SstWriteFailureIgnored)
+            {
                 flight.error.borrow_mut().get_or_insert(error.into());
             }
             flight.ended.notify_all();

@@ -109,7 +109,7 @@ impl Heads {
             group.changes.insertions += 1;
             let known = match &group.known {
                 Known::Nothing => false,
-                Known::UpTo(bound) => timer <= &**bound,
+                Known::UpTo(bound) => timer <= &**bound && !mutant!(TimerBelowBoundForgotten),
                 Known::All => true,
             };
             if !known || group.timers.contains(timer) {

@@ -157,7 +157,17 @@ pub(crate) fn verify_block(
     }
     let stored = u32_at(bytes, CRC_AT).unwrap_or(0);
     let found = checksum(id, handle.page, bytes);
-    if found != handle.crc || stored != handle.crc {
+    let is_damaged = found != handle.crc || stored != handle.crc;
+    let unchecked = (is_damaged && ty == BlockType::Data && mutant!(DataChecksumNotChecked))
+        || (is_damaged && ty == BlockType::Filter && mutant!(FilterChecksumNotChecked));
+    if is_damaged && !unchecked {
+        match ty {
+            BlockType::Data => mark!(DataBlockDamaged),
+            BlockType::Index => mark!(IndexPartitionDamaged),
+            BlockType::Filter => mark!(FilterPartitionDamaged),
+            BlockType::Directory => mark!(DirectoryDamaged),
+            BlockType::Footer => mark!(FooterDamaged),
+        }
         return Err(checksum_error(id, ty, handle, found, stored));
     }
     verify_header(ty, bytes).map_err(|reason| Error::corruption(ty.name(), reason))

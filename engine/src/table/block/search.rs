@@ -117,5 +117,8 @@ pub(super) fn last_restart_before(layout: &Layout, bytes: &[u8], key: &[u8], bou
         low = select_unpredictable(before, middle, low);
         count -= half;
     }
+    if low + 1 < layout.restarts && mutant!(BlockSearchSkipsRestart) {
+        low += 1;
+    }
     Ok(low)
 }

@@ -61,6 +61,9 @@ impl FilterBuilder {
     /// All partitions, in key order.
     pub(in crate::table) fn finish(mut self, last_key: &[u8]) -> Vec<FilterPartition> {
         if !self.hashes.is_empty() {
+            if mutant!(FilterLosesLastKey) {
+                self.hashes.pop();
+            }
             self.cut(last_key.to_vec());
         }
         self.partitions

@@ -45,6 +45,7 @@ impl IndexBuilder {
         match next {
             None => self.push(last_key, lowest_trailer(), handle),
             Some(next) if next == last_key => self.push(last_key, last_trailer, handle),
+            Some(next) if mutant!(SeparatorIsNextKey) => self.push(next, lowest_trailer(), handle),
             Some(next) => self.push(&shortest_separator(last_key, next), lowest_trailer(), handle),
         }
     }
