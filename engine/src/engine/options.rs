@@ -271,7 +271,7 @@ impl Options {
         self
     }
 
-    /// The size of an SST that compaction writes, in bytes. Default 32 MiB.
+    /// The size of an SST that compaction writes, in bytes: 8 pages to 1 GiB. Default 32 MiB.
     #[must_use]
     pub fn table_bytes(mut self, bytes: usize) -> Self {
         self.table_bytes = bytes;
@@ -374,8 +374,13 @@ impl Options {
                 self.memory_bytes / self.shards / 4
             ));
         }
-        if self.table_bytes < self.page_bytes * 4 || self.table_bytes > 1 << 30 {
-            return invalid(format!("table_bytes is {}: 4 pages to 1 GiB are allowed", self.table_bytes));
+        // Four pages are index, filter, directory and footer: with not much more, each SST would hold a handful of entries.
+        if self.table_bytes < self.page_bytes * 8 || self.table_bytes > 1 << 30 {
+            return invalid(format!(
+                "table_bytes is {}: 8 pages ({}) to 1 GiB are allowed",
+                self.table_bytes,
+                self.page_bytes * 8
+            ));
         }
         if self.checkpoints_retained == Some(0) {
             return invalid("checkpoints_retained is 0: at least the last one must be kept".into());

@@ -33,7 +33,10 @@ impl VolumeParts {
     /// An SST has come to be.
     pub(super) fn audit_sst(&self, file: &Arc<SstFile>) {
         let mut ssts = locked(&self.shared.audit.ssts);
-        ssts.retain(|_, file| file.strong_count() > 0);
+        // Now and then, so that it costs little.
+        if ssts.len().is_power_of_two() {
+            ssts.retain(|_, file| file.strong_count() > 0);
+        }
         ssts.insert(file.id(), Arc::downgrade(file));
     }
 

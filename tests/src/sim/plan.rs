@@ -200,7 +200,7 @@ impl Plan {
             .memtable_bytes(memtable)
             .extent_bytes(self.extent_bytes)
             .page_bytes(self.page_bytes)
-            .table_bytes([self.page_bytes * 4, 32 << 10, 1 << 20][random.below(3) as usize].max(self.page_bytes * 4))
+            .table_bytes([self.page_bytes * 8, self.page_bytes * 16, 1 << 20][random.below(3) as usize])
             .capacity(1 << 36)
             .durability(way.durability)
             .restore(way.restore.clone());
