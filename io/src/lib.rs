@@ -22,7 +22,8 @@ pub mod mailbox;
 mod random;
 mod ring;
 mod sim;
-mod sync;
+#[doc(hidden)]
+pub mod sync;
 mod thread;
 
 pub use baton::{Baton, Pump};

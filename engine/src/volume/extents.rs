@@ -137,7 +137,7 @@ fn place(extent: ExtentId) -> (usize, u64) {
     ((extent.0 / 64) as usize, 1 << (extent.0 % 64))
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -36,10 +36,10 @@ mod shared;
 mod sst;
 mod superblock;
 mod sync;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 pub(crate) mod testing;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod tests;
 mod writer;

@@ -18,7 +18,7 @@ mod crash;
 mod disk;
 mod driver;
 mod store;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 
 pub(crate) use disk::Ticket;
