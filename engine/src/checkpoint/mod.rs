@@ -23,9 +23,9 @@ mod epoch;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use siltstone_io::Class;
+use siltstone_io::sync::{AtomicBool, Ordering};
 
 use crate::engine::EngineShared;
 use crate::error::{Error, Result};

@@ -10,11 +10,11 @@ mod scan;
 
 use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use futures_util::future::{join_all, try_join_all};
 use siltstone_io::mailbox::TrySendError;
+use siltstone_io::sync::{AtomicBool, AtomicU32, Ordering};
 
 use crate::checkpoint::{self, CheckpointInfo, CheckpointOrder, EpochGate, Ticket};
 use crate::error::{Error, Result};
