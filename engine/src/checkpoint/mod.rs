@@ -18,6 +18,7 @@
 //!
 //! Step 1 and 2 are O(1). Step 3 writes what the memtable holds, in the background; each part costs one manifest write.
 
+mod barrier;
 mod epoch;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ use crate::manifest::{CheckpointInfo as StoredInfo, ManifestEdit};
 use crate::shard::Shard;
 use crate::types::Epoch;
 
+pub(crate) use barrier::Barrier;
 pub(crate) use epoch::{EpochGate, EpochGuard};
 
 /// A checkpoint that exists in the volume.

@@ -177,3 +177,31 @@ pub fn explore(preemptions_max: usize, model: impl Fn() + Send + Sync + 'static)
     builder.preemption_bound = Some(asked.min(preemptions_max));
     builder.check(model);
 }
+
+/// Runs a flow under shuttle: half of the runs in an order that is random at every step, half with few changes of thread at random places (PCT),
+/// where rare orders hide.
+///
+/// `SHUTTLE_ITERATIONS` says how often, `SHUTTLE_SEED` from which seed. A failure prints its schedule;
+/// `SHUTTLE_SCHEDULE` with that text runs it again.
+#[cfg(shuttle)]
+pub fn shuffle(iterations: usize, flow: impl Fn() + Send + Sync + 'static) {
+    use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
+    fn run(scheduler: impl Scheduler + 'static, flow: std::sync::Arc<dyn Fn() + Send + Sync>) {
+        let mut config = shuttle::Config::new();
+        config.stack_size = 512 << 10;
+        config.silence_warnings = true;
+        config.max_steps = shuttle::MaxSteps::FailAfter(2_000_000);
+        let began = crate::clock::machine_now_us();
+        let runs = shuttle::Runner::new(scheduler, config).run(move || flow());
+        println!("{runs} runs in {} ms", (crate::clock::machine_now_us() - began) / 1000);
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let flow: std::sync::Arc<dyn Fn() + Send + Sync> = std::sync::Arc::new(flow);
+    if let Ok(schedule) = std::env::var("SHUTTLE_SCHEDULE") {
+        return run(ReplayScheduler::new_from_encoded(&schedule), flow);
+    }
+    let iterations = number("SHUTTLE_ITERATIONS").map_or(iterations, |number| number as usize);
+    let seed = number("SHUTTLE_SEED").unwrap_or(1);
+    run(RandomScheduler::new_from_seed(seed, iterations), std::sync::Arc::clone(&flow));
+    run(PctScheduler::new_from_seed(seed, 4, iterations), flow);
+}
