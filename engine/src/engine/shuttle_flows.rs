@@ -26,8 +26,8 @@ impl World {
             .shards(2)
             .key_groups(2)
             .extent_bytes(64 << 10)
-            .memory(1 << 20)
-            .capacity(8 << 20)
+            .memory(8 << 20)
+            .capacity(64 << 20)
             .keyspace("words", KeyspaceOptions::default())
             .restore(restore);
         let (engine, seeds) = Engine::open_driven(options).unwrap();
