@@ -30,7 +30,6 @@ mod loom_tests {
 
     use super::*;
 
-    /// Breaks caught: an epoch that is looked up and opened under two locks.
     #[test]
     fn a_barrier_that_two_threads_open_opens_one_epoch() {
         explore(3, || {

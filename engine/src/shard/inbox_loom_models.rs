@@ -49,7 +49,7 @@ fn numbers(operators: &[Operator]) -> Vec<u64> {
 
 /// Breaks caught: a shard that takes from the overflow when it found the mailbox empty before, and not after, it saw that the overflow holds
 /// something (as the code once did: the mailbox filled and overflowed in between); a sender that uses the mailbox while the overflow
-/// holds something; no `Look`.
+/// holds something; an end that is believed before everything was looked at.
 #[test]
 fn what_one_thread_sends_arrives_in_order_and_all_of_it() {
     explore(3, || {
@@ -65,7 +65,7 @@ fn what_one_thread_sends_arrives_in_order_and_all_of_it() {
 
 /// Two senders; the controls are full from the start, so that the note for the shard does not fit.
 ///
-/// Breaks caught: no fence between the push into the overflow and the note.
+/// Breaks caught: no fence between the push into the overflow and the note; no note.
 #[test]
 fn what_two_threads_send_arrives_where_the_controls_are_full() {
     explore(1, || {
@@ -114,7 +114,7 @@ fn nothing_stays_behind_when_the_shard_ends() {
 
 /// The last handle goes while the shard waits: what was sent before is taken, and then the end is seen.
 ///
-/// Breaks caught: a `recv` that takes the end of the operators for the end before it has looked at the controls.
+/// Breaks caught: a `recv` that takes the end of the operators for the end before it has looked at the controls and the overflow.
 #[test]
 fn the_end_is_seen_after_everything_that_was_sent() {
     explore(3, || {

@@ -240,7 +240,7 @@ mod loom_tests {
         }
     }
 
-    /// Breaks caught: the claim by load and store, or relaxed, in `claim_from` and in `claim_next`; `free` relaxed.
+    /// Breaks caught: the claim with a relaxed exchange, in `claim_from` and in `claim_next`; in the latter by load and store; `free` relaxed.
     #[test]
     fn an_extent_has_one_owner_at_a_time() {
         for (mine, others) in [(None, None), (None, Some(ExtentId(0))), (Some(ExtentId(0)), Some(ExtentId(0)))] {
@@ -256,7 +256,7 @@ mod loom_tests {
         }
     }
 
-    /// Breaks caught: the claim by load and store.
+    /// Breaks caught: the claim by load and store in `claim_next`.
     #[test]
     fn concurrent_allocations_get_different_extents() {
         explore(3, || {

@@ -132,7 +132,7 @@ fn an_edit_that_failed_leaves_the_count_as_it_was() {
 
 /// Two shards have replayed one log of an earlier opening.
 ///
-/// Breaks caught: a release that is not acquire and release; a count taken by load and store; extents given up by each.
+/// Breaks caught: a release that is not acquire and release; extents given up by each; `free` or the claim of a bit with a relaxed exchange.
 #[test]
 fn a_log_of_two_shards_is_freed_once_and_after_both() {
     explore(3, || {
