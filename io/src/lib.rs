@@ -25,7 +25,8 @@ pub mod mailbox;
 mod random;
 mod ring;
 mod sim;
-mod sync;
+#[doc(hidden)]
+pub mod sync;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod testing;

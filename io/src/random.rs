@@ -84,7 +84,7 @@ pub fn entropy() -> [u8; 16] {
     bytes
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

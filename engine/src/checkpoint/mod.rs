@@ -18,14 +18,15 @@
 //!
 //! Step 1 and 2 are O(1). Step 3 writes what the memtable holds, in the background; each part costs one manifest write.
 
+mod barrier;
 mod epoch;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use siltstone_io::Class;
+use siltstone_io::sync::{AtomicBool, Ordering};
 
 use crate::engine::EngineShared;
 use crate::error::{Error, Result};
@@ -33,6 +34,7 @@ use crate::manifest::{CheckpointInfo as StoredInfo, ManifestEdit};
 use crate::shard::Shard;
 use crate::types::Epoch;
 
+pub(crate) use barrier::Barrier;
 pub(crate) use epoch::{EpochGate, EpochGuard};
 
 /// A checkpoint that exists in the volume.

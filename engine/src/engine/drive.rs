@@ -9,11 +9,11 @@ use std::future::Future;
 use std::os::fd::BorrowedFd;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{JoinHandle, Thread};
 
+use siltstone_io::sync::{AtomicBool, AtomicU32, Ordering};
 use siltstone_io::{
     Backend, Baton, Budget, Class, Driving, Executor, ExecutorConfig, Pump, RemoteWake, Turn, spawn_pinned,
 };

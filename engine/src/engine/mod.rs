@@ -7,16 +7,19 @@ pub(crate) mod options;
 mod plan;
 pub(crate) mod route;
 mod scan;
+#[cfg(all(test, shuttle))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+mod shuttle_flows;
 
 use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use futures_util::future::{join_all, try_join_all};
 use siltstone_io::mailbox::TrySendError;
+use siltstone_io::sync::{AtomicBool, AtomicU32, Ordering};
 
-use crate::checkpoint::{self, CheckpointInfo, CheckpointOrder, EpochGate, Ticket};
+use crate::checkpoint::{self, Barrier, CheckpointInfo, CheckpointOrder, EpochGate, Ticket};
 use crate::error::{Error, Result};
 use crate::manifest::ManifestEdit;
 use crate::shard::{Control, KeyspaceState, LocalShard, Operator, Port, Shard, ShardStats, WriteBatch, encode_options};
@@ -34,9 +37,9 @@ pub use options::{
 pub use scan::EngineScan;
 
 /// Operators that may wait in a shard's mailbox; what comes behind that takes a slower way.
-const MAILBOX_CAPACITY: usize = 4096;
+const MAILBOX_CAPACITY: usize = if cfg!(shuttle) { 2 } else { 4096 };
 /// Control tasks that may wait.
-const CONTROLS_CAPACITY: usize = 256;
+const CONTROLS_CAPACITY: usize = if cfg!(shuttle) { 2 } else { 256 };
 
 /// An open volume. Cheap to clone and usable on every thread and in every async runtime; each async method can be
 /// awaited by a blocking thread with [`Engine::block_on`], the most used ones have blocking twins.
@@ -499,10 +502,10 @@ impl EngineShared {
         let (sender, receiver) = oneshot::channel();
         let (engine, gate, name) = (Arc::clone(self), Arc::clone(&self.gate), name.to_owned());
         // The barrier must not open unless the order for its checkpoint is certain to arrive: the epoch could not be flushed.
-        let barrier = Arc::new(std::sync::OnceLock::new());
+        let barrier = Arc::new(Barrier::default());
         let opened = Arc::clone(&barrier);
         let control = Control::Task(Box::new(move |shard: std::rc::Rc<Shard>| {
-            let epoch = *opened.get_or_init(|| gate.advance());
+            let epoch = opened.open(&gate);
             Box::pin(async move {
                 let order = CheckpointOrder { epoch, name, bytes, ticket };
                 let _ = sender.send(checkpoint::coordinate(shard, engine, order).await);
@@ -510,7 +513,7 @@ impl EngineShared {
         }));
         match self.ports[0].controls.try_send(control) {
             Ok(()) => {
-                barrier.get_or_init(|| self.gate.advance());
+                barrier.open(&self.gate);
                 Ok(receiver)
             }
             Err(TrySendError::Full(_)) => Err(Error::Busy("shard 0 has too many control tasks waiting".into())),

@@ -37,7 +37,7 @@ mod coding;
 mod edit;
 mod root;
 mod state;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod tests;
 

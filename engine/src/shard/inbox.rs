@@ -5,15 +5,15 @@
 //!
 //! # Invariants
 //!
-//! 1. What one thread sends arrives in order: while the overflow holds something, everything goes there, and the shard empties the mailbox
-//!    before it takes from the overflow.
+//! 1. What one thread sends arrives in order: while the overflow holds something, everything goes there, and the shard takes from the
+//!    overflow only when it has found the mailbox empty after it saw what the overflow holds.
 //! 2. After the end nothing stays behind whose sender would wait for ever: sender and shard both empty the overflow once it is closed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_queue::SegQueue;
+use futures_util::future::{Either, select};
 use siltstone_io::mailbox::{self, TrySendError};
+use siltstone_io::sync::{AtomicBool, Ordering, SegQueue, fence};
 
 use crate::shard::{Control, Operator};
 
@@ -26,9 +26,15 @@ pub(crate) struct Port {
 
 /// The shard's end.
 pub(crate) struct Inbox {
-    pub(crate) operators: mailbox::Receiver<Operator>,
+    operators: mailbox::Receiver<Operator>,
     overflow: Arc<Overflow>,
     pub(crate) controls: mailbox::Receiver<Control>,
+}
+
+/// What comes while the shard waits.
+pub(crate) enum Arrival {
+    Control(Control),
+    Operator(Operator),
 }
 
 #[derive(Default)]
@@ -60,12 +66,14 @@ impl Port {
         };
         mark!(MailboxOverflowed);
         self.overflow.queue.push(operator);
-        // The shard may have emptied the mailbox just before, and sleep. It is told once: the controls have other uses. Where they are full,
-        // it is awake.
-        if !self.overflow.told.swap(true, Ordering::SeqCst) {
+        // Either this finds the shard not told, and the overflow open, or the shard that looks, or closes, finds the operator.
+        fence(Ordering::SeqCst);
+        // The shard may have emptied the mailbox just before, and sleep. It is told once, since the controls have other uses; where they are
+        // full, it is awake.
+        if !self.overflow.told.swap(true, Ordering::Relaxed) {
             let _ = self.controls.try_send(Control::Look);
         }
-        if self.overflow.closed.load(Ordering::SeqCst) {
+        if self.overflow.closed.load(Ordering::Relaxed) {
             self.overflow.clear();
         }
     }
@@ -74,19 +82,39 @@ impl Port {
 impl Inbox {
     /// The next operator that is there.
     pub(crate) fn try_recv(&mut self) -> Option<Operator> {
-        self.operators.try_recv().or_else(|| {
-            // Before the look: what is pushed behind it is told of again.
-            if self.overflow.told.load(Ordering::Relaxed) {
-                self.overflow.told.swap(false, Ordering::SeqCst);
-            }
-            self.overflow.queue.pop()
-        })
+        if let Some(operator) = self.operators.try_recv() {
+            return Some(operator);
+        }
+        if self.overflow.told.load(Ordering::Relaxed) {
+            // What is pushed behind this look is told of again. See `send`.
+            self.overflow.told.store(false, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+        }
+        if self.overflow.queue.is_empty() {
+            return None;
+        }
+        // Only now: since the look above the mailbox may have filled and overflowed. What was sent before the first in the overflow is visible.
+        self.operators.try_recv().or_else(|| self.overflow.queue.pop())
+    }
+
+    /// Waits for what comes next, when nothing was there; `None` when the last sender has gone.
+    pub(crate) async fn recv(&mut self) -> Option<Arrival> {
+        match select(std::pin::pin!(self.controls.recv()), std::pin::pin!(self.operators.recv())).await {
+            Either::Left((Some(control), _)) => return Some(Arrival::Control(control)),
+            Either::Right((Some(operator), _)) => return Some(Arrival::Operator(operator)),
+            Either::Left((None, _)) | Either::Right((None, _)) => {}
+        }
+        // The senders have gone, so all that they sent is visible. They may have sent behind the one's look and gone before the other's.
+        let control = self.controls.try_recv().map(Arrival::Control);
+        control.or_else(|| self.try_recv().map(Arrival::Operator))
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.overflow.closed.store(true, Ordering::SeqCst);
+        self.overflow.closed.store(true, Ordering::Relaxed);
+        // See `send`.
+        fence(Ordering::SeqCst);
         self.overflow.clear();
     }
 }
@@ -96,3 +124,7 @@ impl Overflow {
         while self.queue.pop().is_some() {}
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "inbox_loom_models.rs"]
+mod loom_models;

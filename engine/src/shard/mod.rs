@@ -51,7 +51,7 @@ pub(crate) use batch::Write;
 pub use batch::WriteBatch;
 pub(crate) use commit::WalWriter;
 pub(crate) use get::expiry_ms;
-pub(crate) use inbox::{Inbox, Port, inbox};
+pub(crate) use inbox::{Arrival, Inbox, Port, inbox};
 pub(crate) use local::Scope;
 pub use local::{LocalShard, Snapshot};
 pub(crate) use lock::LocalMutex;

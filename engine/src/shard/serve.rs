@@ -7,13 +7,13 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use futures_util::future::{Either, LocalBoxFuture, select};
+use futures_util::future::LocalBoxFuture;
 use rustc_hash::FxHashMap;
 use siltstone_io::Class;
 use std::cell::RefCell;
 
 use crate::checkpoint::EpochGuard;
-use crate::shard::{Inbox, LocalShard, Scope, Shard};
+use crate::shard::{Arrival, Inbox, LocalShard, Scope, Shard};
 
 /// What the operator's sender wants done with the shard.
 pub(crate) type OperatorFn = Box<dyn FnOnce(LocalShard) -> LocalBoxFuture<'static, ()> + Send>;
@@ -66,12 +66,11 @@ impl Shard {
             if !closers.is_empty() {
                 break;
             }
-            let Inbox { operators, controls, .. } = &mut inbox;
-            match select(std::pin::pin!(controls.recv()), std::pin::pin!(operators.recv())).await {
-                Either::Left((Some(control), _)) => self.take_control(control, &mut closers),
-                Either::Right((Some(operator), _)) => self.take_operator(&queues, operator),
+            match inbox.recv().await {
+                Some(Arrival::Control(control)) => self.take_control(control, &mut closers),
+                Some(Arrival::Operator(operator)) => self.take_operator(&queues, operator),
                 // The last handle of the engine is gone.
-                Either::Left((None, _)) | Either::Right((None, _)) => break,
+                None => break,
             }
         }
         self.begin_close();

@@ -19,7 +19,8 @@
 //! 2. A set bit belongs to exactly one owner, who alone may clear it; clearing a clear bit is a bug and panics.
 //! 3. What an owner did before `free` happens before what the next owner does after `allocate` (release and acquire on the word).
 
-use super::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use siltstone_io::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
 use crate::types::ExtentId;
 use crate::{Error, Result};
 
@@ -143,7 +144,7 @@ fn place(extent: ExtentId) -> (usize, u64) {
     ((extent.0 / 64) as usize, 1 << (extent.0 % 64))
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -224,6 +225,7 @@ mod loom_tests {
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;
     use loom::thread;
+    use siltstone_io::sync::model::explore;
 
     /// Extents 1 and 2 with a cell each, which only the owner may touch: loom reports a second owner or a missing happens-before.
     struct Owned {
@@ -232,36 +234,80 @@ mod loom_tests {
     }
 
     impl Owned {
-        fn take_and_free(&self) {
-            if let Some(extent) = self.map.allocate(None) {
+        fn new(extents: u32) -> Arc<Owned> {
+            Arc::new(Owned { map: ExtentMap::new(extents), cells: std::array::from_fn(|_| UnsafeCell::new(0)) })
+        }
+
+        fn take_and_free(&self, after: Option<ExtentId>) {
+            if let Some(extent) = self.map.allocate(after) {
                 self.cells[extent.0 as usize].with_mut(|_cell| {});
                 self.map.free(extent);
             }
         }
     }
 
+    /// Breaks caught: the claim with a relaxed exchange, in `claim_from` and in `claim_next`; in the latter by load and store; `free` relaxed.
     #[test]
     fn an_extent_has_one_owner_at_a_time() {
-        loom::model(|| {
-            let owned = Arc::new(Owned { map: ExtentMap::new(2), cells: std::array::from_fn(|_| UnsafeCell::new(0)) });
-            let other = Arc::clone(&owned);
-            let thread = thread::spawn(move || other.take_and_free());
-            owned.take_and_free();
-            thread.join().unwrap();
-            assert_eq!(owned.map.used(), 1);
-            assert_eq!(owned.map.allocate(None), Some(ExtentId(1)), "what was freed can be had again");
-        });
+        for (mine, others) in [(None, None), (None, Some(ExtentId(0))), (Some(ExtentId(0)), Some(ExtentId(0)))] {
+            explore(3, move || {
+                let owned = Owned::new(2);
+                let other = Arc::clone(&owned);
+                let thread = thread::spawn(move || other.take_and_free(others));
+                owned.take_and_free(mine);
+                thread.join().unwrap();
+                assert_eq!(owned.map.used(), 1);
+                assert_eq!(owned.map.allocate(None), Some(ExtentId(1)), "what was freed can be had again");
+            });
+        }
     }
 
+    /// Breaks caught: the claim by load and store in `claim_next`.
     #[test]
     fn concurrent_allocations_get_different_extents() {
-        loom::model(|| {
+        explore(3, || {
             let map = Arc::new(ExtentMap::new(3));
             let other = Arc::clone(&map);
             let thread = thread::spawn(move || other.allocate(Some(ExtentId(0))));
             let mine = map.allocate(None);
             let theirs = thread.join().unwrap();
             assert!(mine.is_some() && theirs.is_some() && mine != theirs);
+            assert_eq!(map.allocate(None), None);
+        });
+    }
+
+    /// Stored metadata names an extent that somebody has taken, or takes it first: one of them has it.
+    ///
+    /// Breaks caught: a mark by load and store.
+    #[test]
+    fn a_mark_and_an_allocation_do_not_share_an_extent() {
+        explore(3, || {
+            let map = Arc::new(ExtentMap::new(2));
+            let other = Arc::clone(&map);
+            let thread = thread::spawn(move || other.mark_used(ExtentId(1)).is_ok());
+            let allocated = map.allocate(None).is_some();
+            assert!(thread.join().unwrap() != allocated);
+            assert_eq!(map.used(), 2);
+        });
+    }
+
+    /// The floor is raised by one while another frees below it: what is free is found all the same.
+    ///
+    /// Breaks caught: a search that does not begin again at word 0.
+    #[test]
+    fn an_extent_freed_below_the_floor_while_it_rises_is_found_again() {
+        explore(3, || {
+            let map = ExtentMap::new(66);
+            // All of word 0 is taken.
+            map.words[0].store(u64::MAX, Ordering::Relaxed);
+            let map = Arc::new(map);
+            let other = Arc::clone(&map);
+            let thread = thread::spawn(move || other.free(ExtentId(7)));
+            let mine = map.allocate(None).unwrap();
+            thread.join().unwrap();
+            let mut all = [mine, map.allocate(None).unwrap(), map.allocate(None).unwrap()];
+            all.sort_unstable();
+            assert_eq!(all, [7, 64, 65].map(ExtentId));
             assert_eq!(map.allocate(None), None);
         });
     }

@@ -33,15 +33,17 @@
 mod audit;
 pub(crate) mod bytes;
 mod extents;
+#[cfg(all(test, loom))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+mod loom_models;
 mod probe;
 mod shared;
 mod sst;
 mod superblock;
-mod sync;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 pub(crate) mod testing;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod tests;
 mod writer;
@@ -49,9 +51,8 @@ mod writer;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_queue::SegQueue;
+use siltstone_io::sync::{AtomicU64, Ordering, SegQueue};
 use siltstone_io::{Buffer, BufferPool, Device, Handle, Placement, SharedDevice};
 
 use self::extents::ExtentMap;

@@ -1,10 +1,14 @@
 //! Extents that several shards hold: a log of an earlier opening that each of them has replayed its part of.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+
+use siltstone_io::sync::{AtomicU32, Ordering};
 
 use super::VolumeParts;
 use crate::types::ExtentId;
+
+/// The number of holders of extents that have been given up.
+const GIVEN_UP: u32 = 1 << 31;
 
 /// Extents that are given up when every holder has released them. A holder that ends without releasing keeps them: its manifest still
 /// refers to them.
@@ -28,14 +32,19 @@ impl SharedExtents {
 
     /// One more manifest refers to them.
     pub(crate) fn retain(&self) {
-        self.holders.fetch_add(1, Ordering::Relaxed);
+        let before = self.holders.fetch_add(1, Ordering::Relaxed);
+        assert!(before < GIVEN_UP, "extents were retained after they were given up");
     }
 
     /// A manifest refers to them no longer, durably.
     pub(crate) fn release(&self) {
         // What the other holders read from them comes before they are given to another use.
-        let before = self.holders.fetch_sub(1, Ordering::AcqRel);
-        assert!(before > 0, "extents were released more often than retained");
+        let before = self.holders.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |holders| match holders {
+            0 | GIVEN_UP.. => None,
+            1 => Some(GIVEN_UP),
+            more => Some(more - 1),
+        });
+        let before = before.expect("extents are released as often as they were retained");
         if before > 1 {
             mark!(SharedLogKept);
         }

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+
+use siltstone_io::sync::{AtomicU32, Ordering};
 
 use super::VolumeParts;
 use crate::types::{ExtentId, SstId};
@@ -36,6 +37,13 @@ pub(crate) struct SstFile {
 impl SstFile {
     /// An SST whose extents the caller owns and hands over. No manifest refers to it yet.
     pub(super) fn new(parts: VolumeParts, id: SstId, pages: u32, extents: Vec<ExtentId>) -> Result<Arc<SstFile>> {
+        let file = Arc::new(SstFile::placed(parts, id, pages, extents)?);
+        #[cfg(feature = "testing")]
+        file.parts.audit_sst(&file);
+        Ok(file)
+    }
+
+    pub(super) fn placed(parts: VolumeParts, id: SstId, pages: u32, extents: Vec<ExtentId>) -> Result<SstFile> {
         let (page_shift, extent_shift) = (parts.page_bytes().trailing_zeros(), parts.extent_bytes().trailing_zeros());
         let extents_needed = u64::from(pages).div_ceil(1 << (extent_shift - page_shift));
         if extents.len() as u64 != extents_needed {
@@ -43,10 +51,7 @@ impl SstFile {
             return Err(Error::corruption("manifest record", reason));
         }
         let manifests = AtomicU32::new(0);
-        let file = Arc::new(SstFile { parts, id, pages, extents: extents.into(), page_shift, extent_shift, manifests });
-        #[cfg(feature = "testing")]
-        file.parts.audit_sst(&file);
-        Ok(file)
+        Ok(SstFile { parts, id, pages, extents: extents.into(), page_shift, extent_shift, manifests })
     }
 
     /// Its identity.

@@ -443,5 +443,5 @@ impl<P: Pump> std::fmt::Debug for Baton<P> {
 
 #[cfg(all(test, loom))]
 mod loom_models;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;

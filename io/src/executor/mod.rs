@@ -28,6 +28,9 @@ mod schedule;
 mod task;
 mod timer;
 
+#[cfg(all(test, loom))]
+mod loom_models;
+
 pub(crate) use self::core::Core;
 pub use config::{Backend, Budget, Class, Driving, ExecutorConfig, Turn};
 pub use handle::Handle;

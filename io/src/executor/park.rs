@@ -9,16 +9,17 @@
 //!    sleep.
 //!
 //! Invariant: work that is in the remote queue while the executor sleeps was published by a waker that has swapped or will swap in
-//! `NOTIFIED` and finds `SLEEPING`, so the sleeper will be woken. The loom models below check it.
+//! `NOTIFIED` and finds `SLEEPING`, so the sleeper will be woken. The loom models check it.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 
-use crossbeam_queue::SegQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering, lock};
+#[cfg(any(loom, shuttle))]
+use crate::sync::model::Event;
+use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering, SegQueue, fence, lock};
 use crate::{IoError, OpKind};
 
 const AWAKE: u32 = 0;
@@ -84,6 +85,9 @@ pub(crate) struct Remote {
     pub(crate) woken: SegQueue<u32>,
     /// What a sleeping executor waits on; none in a simulation.
     event: Option<EventFd>,
+    /// The eventfd of the models, in whose simulations an executor sleeps.
+    #[cfg(any(loom, shuttle))]
+    model_event: Event,
     /// Somebody polls the eventfd instead of calling `park`, so every notification must be written to it.
     polled: AtomicBool,
     has_pump: AtomicBool,
@@ -102,6 +106,8 @@ impl Remote {
             flag: SleepFlag::new(),
             woken: SegQueue::new(),
             event,
+            #[cfg(any(loom, shuttle))]
+            model_event: Event::default(),
             polled: AtomicBool::new(false),
             has_pump: AtomicBool::new(false),
             pump: Mutex::new(None),
@@ -110,18 +116,21 @@ impl Remote {
 
     /// Says that there is work, and wakes whoever has to do it.
     pub(crate) fn notify(&self) {
-        match self.flag.notify() {
-            Found::Notified => return,
-            Found::Sleeping => self.kick(),
-            Found::Awake if self.polled.load(Ordering::SeqCst) => self.kick(),
-            Found::Awake => (),
+        let found = self.flag.notify();
+        if found == Found::Notified {
+            return;
+        }
+        // Either this sees that somebody polls or pumps, or the one who said so sees the notification.
+        fence(Ordering::SeqCst);
+        if found == Found::Sleeping || self.polled.load(Ordering::Relaxed) {
+            self.kick();
         }
         self.wake_pump();
     }
 
     /// Wakes the one who pumps the executor, where there is one.
     pub(crate) fn wake_pump(&self) {
-        if self.has_pump.load(Ordering::SeqCst) {
+        if self.has_pump.load(Ordering::Relaxed) {
             let pump = lock(&self.pump).clone();
             if let Some(waker) = pump {
                 waker.wake();
@@ -131,9 +140,11 @@ impl Remote {
 
     pub(crate) fn set_pump(&self, waker: Option<Waker>) {
         let mut pump = lock(&self.pump);
-        self.has_pump.store(waker.is_some(), Ordering::SeqCst);
+        self.has_pump.store(waker.is_some(), Ordering::Relaxed);
         *pump = waker;
         drop(pump);
+        // See `notify`.
+        fence(Ordering::SeqCst);
         if self.flag.is_notified() {
             self.wake_pump();
         }
@@ -141,7 +152,9 @@ impl Remote {
 
     /// From now on someone polls the eventfd. It starts out readable, so that nothing that came before is missed.
     pub(crate) fn set_polled(&self) {
-        self.polled.store(true, Ordering::SeqCst);
+        self.polled.store(true, Ordering::Relaxed);
+        // See `notify`.
+        fence(Ordering::SeqCst);
         self.kick();
     }
 
@@ -151,13 +164,32 @@ impl Remote {
 
     /// Makes the eventfd unreadable again. It must have been made non-blocking before.
     pub(crate) fn clear_event(&self) {
+        #[cfg(any(loom, shuttle))]
+        self.model_event.clear();
         if let Some(event) = &self.event {
             // EAGAIN: it was not readable, which is what is wanted.
             let _ = event.read();
         }
     }
 
+    /// Sleeps as the ring does, until a notification comes.
+    #[cfg(any(loom, shuttle))]
+    pub(crate) fn sleep(&self) {
+        if self.flag.fall_asleep() {
+            self.model_event.wait();
+            self.flag.wake_up();
+        }
+    }
+
+    /// Sleeps as someone who polls the eventfd.
+    #[cfg(all(test, loom))]
+    pub(crate) fn poll_event(&self) {
+        self.model_event.poll();
+    }
+
     fn kick(&self) {
+        #[cfg(any(loom, shuttle))]
+        self.model_event.kick();
         if let Some(event) = &self.event {
             // Fails only with EAGAIN on a counter at its limit, when it is readable anyway.
             let _ = event.write(1);
@@ -185,57 +217,5 @@ impl Wake for Remote {
 impl From<RemoteWake> for Waker {
     fn from(remote: RemoteWake) -> Waker {
         Waker::from(remote.0)
-    }
-}
-
-#[cfg(all(test, loom))]
-mod loom_models {
-    use super::*;
-    use loom::sync::Arc;
-    use loom::thread;
-
-    /// A waker publishes work; the executor either sees it before it sleeps or is kicked out of its sleep.
-    #[test]
-    fn no_wake_up_is_lost_between_the_last_look_and_sleep() {
-        for wakers in 1..=2 {
-            loom::model(move || {
-                let flag = Arc::new(SleepFlag::new());
-                let work = Arc::new(AtomicU32::new(0));
-                let kicks = Arc::new((Mutex::new(0u32), crate::sync::Condvar::new()));
-                let threads: Vec<_> = (0..wakers)
-                    .map(|_| {
-                        let (flag, work, kicks) = (flag.clone(), work.clone(), kicks.clone());
-                        thread::spawn(move || {
-                            work.fetch_add(1, Ordering::Relaxed);
-                            if flag.notify() == Found::Sleeping {
-                                *lock(&kicks.0) += 1;
-                                kicks.1.notify_one();
-                            }
-                        })
-                    })
-                    .collect();
-                let mut done = 0;
-                while done < wakers {
-                    // A turn.
-                    if flag.take() {
-                        done += work.swap(0, Ordering::Relaxed);
-                        continue;
-                    }
-                    // A park: blocks for ever (which loom reports as a deadlock) if the kick never comes.
-                    if flag.fall_asleep() {
-                        let mut count = lock(&kicks.0);
-                        while *count == 0 {
-                            count = kicks.1.wait(count).unwrap();
-                        }
-                        *count -= 1;
-                        drop(count);
-                        flag.wake_up();
-                    }
-                }
-                for thread in threads {
-                    thread.join().unwrap();
-                }
-            });
-        }
     }
 }

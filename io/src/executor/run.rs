@@ -6,7 +6,6 @@ use std::os::fd::BorrowedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::config::{Backend, Budget, Class, ExecutorConfig, Turn};
@@ -21,6 +20,7 @@ use crate::IoError;
 use crate::clock::Clock;
 use crate::ring::Ring;
 use crate::sim::SimDriver;
+use crate::sync::{AtomicBool, Ordering};
 
 /// Tasks that are dropped at the end may spawn others; after this many rounds of that, what is left is a bug in them.
 const DROP_ROUNDS_MAX: usize = 64;
@@ -126,8 +126,11 @@ impl Executor {
             }
             Driver::Simulated(sim) => {
                 let target = [wait_us.map(|wait| now_us + wait), sim.next_us()].into_iter().flatten().min();
-                if let (Some(target), Clock::Simulated(clock)) = (target, &self.core.clock) {
-                    clock.advance_to(target);
+                match (target, &self.core.clock) {
+                    (Some(target), Clock::Simulated(clock)) => clock.advance_to(target),
+                    #[cfg(any(loom, shuttle))]
+                    (None, _) => self.core.remote.sleep(),
+                    _ => {}
                 }
             }
         }

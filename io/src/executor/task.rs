@@ -14,12 +14,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Wake, Waker};
 
 use super::config::Class;
 use super::park::Remote;
 use super::schedule::Order;
+use crate::sync::{AtomicBool, AtomicU8, Ordering};
 
 /// A task's future.
 pub(crate) type TaskFuture = Pin<Box<dyn Future<Output = ()>>>;
@@ -72,9 +72,14 @@ impl Ready {
     }
 }
 
-thread_local! {
+#[cfg(not(loom))]
+crate::sync::thread_local! {
     /// The run queues of the executor whose turn this thread is in.
     static CURRENT: RefCell<Option<Rc<Ready>>> = const { RefCell::new(None) };
+}
+#[cfg(loom)]
+crate::sync::thread_local! {
+    static CURRENT: RefCell<Option<Rc<Ready>>> = RefCell::new(None);
 }
 
 /// While it lives, wake-ups on this thread of tasks of this executor are local.

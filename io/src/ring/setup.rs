@@ -150,7 +150,7 @@ fn unavailable(config: &ExecutorConfig, error: &io::Error) -> IoError {
     IoError { op: OpKind::Setup, offset: 0, length: 0, path: config.name.clone().into(), errno, reason }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

@@ -55,7 +55,7 @@ mod operation;
 mod options;
 mod overlay;
 mod store;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 mod trace;
 

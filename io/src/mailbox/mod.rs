@@ -7,19 +7,14 @@
 //! 2. A sender that finds the queue full does the same with the roles exchanged. The receiver wakes the waiting senders, all at once,
 //!    when the queue has drained to half.
 //! 3. The receiver's end drops what is in the queue, and senders that push at that moment drop what they find: no message (and no reply
-//!    channel in one) stays behind.
+//!    channel in one) stays behind. They look for it whether or not the receiver waited: one that is dropped may have.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-#[cfg(not(loom))]
-use crossbeam_queue::ArrayQueue;
-#[cfg(loom)]
-use model_queue::ArrayQueue;
-
-use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, fence, lock};
+use crate::sync::{ArrayQueue, AtomicBool, AtomicUsize, Mutex, Ordering, fence, lock};
 
 /// Makes a mailbox for up to `capacity` messages (at least 1).
 ///
@@ -84,7 +79,9 @@ impl<T: Send> Sender<T> {
         fence(Ordering::SeqCst);
         if shared.receiver_waits.load(Ordering::Relaxed) {
             shared.wake_receiver();
-        } else if shared.receiver_gone.load(Ordering::Relaxed) {
+        }
+        // Also where it waited: one that goes may have done so last.
+        if shared.receiver_gone.load(Ordering::Relaxed) {
             shared.drop_messages();
         }
         Ok(())
@@ -252,178 +249,7 @@ impl<T> fmt::Debug for Receiver<T> {
     }
 }
 
-/// The queue as loom sees it: linearizable, and with no more ordering than its own.
-#[cfg(loom)]
-mod model_queue {
-    use crate::sync::{Mutex, lock};
-    use std::collections::VecDeque;
-
-    pub(super) struct ArrayQueue<T> {
-        messages: Mutex<VecDeque<T>>,
-        capacity: usize,
-    }
-
-    impl<T> ArrayQueue<T> {
-        pub(super) fn new(capacity: usize) -> Self {
-            ArrayQueue { messages: Mutex::new(VecDeque::new()), capacity }
-        }
-
-        pub(super) fn push(&self, message: T) -> Result<(), T> {
-            let mut messages = lock(&self.messages);
-            if messages.len() == self.capacity {
-                return Err(message);
-            }
-            messages.push_back(message);
-            Ok(())
-        }
-
-        pub(super) fn pop(&self) -> Option<T> {
-            lock(&self.messages).pop_front()
-        }
-
-        pub(super) fn len(&self) -> usize {
-            lock(&self.messages).len()
-        }
-
-        pub(super) fn is_empty(&self) -> bool {
-            self.len() == 0
-        }
-
-        pub(super) fn capacity(&self) -> usize {
-            self.capacity
-        }
-    }
-}
-
 #[cfg(all(test, loom))]
-mod loom_models {
-    use super::*;
-    use loom::future::block_on;
-    use loom::thread;
-
-    fn model(body: impl Fn() + Send + Sync + 'static) {
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(4);
-        builder.check(body);
-    }
-
-    #[test]
-    fn every_message_arrives_and_the_end_is_seen() {
-        model(|| {
-            let (sender, mut receiver) = channel(1);
-            let thread = thread::spawn(move || {
-                block_on(sender.send(1)).unwrap();
-                block_on(sender.send(2)).unwrap();
-            });
-            assert_eq!(block_on(receiver.recv()), Some(1));
-            assert_eq!(block_on(receiver.recv()), Some(2));
-            assert_eq!(block_on(receiver.recv()), None);
-            thread.join().unwrap();
-        });
-    }
-
-    #[test]
-    fn messages_of_two_senders_arrive() {
-        model(|| {
-            let (sender, mut receiver) = channel(2);
-            let other = sender.clone();
-            let thread = thread::spawn(move || other.try_send(1).unwrap());
-            sender.try_send(2).unwrap();
-            drop(sender);
-            let (first, second) = (block_on(receiver.recv()), block_on(receiver.recv()));
-            assert_eq!(first.unwrap() + second.unwrap(), 3);
-            assert_eq!(block_on(receiver.recv()), None);
-            thread.join().unwrap();
-        });
-    }
-
-    #[test]
-    fn a_full_sender_learns_that_the_receiver_has_gone_and_nothing_stays_behind() {
-        model(|| {
-            let (sender, receiver) = channel(1);
-            let message = std::sync::Arc::new(());
-            sender.try_send(message.clone()).unwrap();
-            let thread = thread::spawn(move || drop(receiver));
-            let _ = block_on(sender.send(message.clone()));
-            thread.join().unwrap();
-            assert!(sender.is_closed());
-            assert_eq!(std::sync::Arc::strong_count(&message), 1);
-        });
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::{Backend, Class, Executor, ExecutorConfig, SimClock};
-    use std::rc::Rc;
-
-    #[test]
-    fn a_full_mailbox_gives_the_message_back() {
-        let (sender, mut receiver) = channel(1);
-        assert_eq!(sender.try_send(1), Ok(()));
-        assert_eq!(sender.try_send(2), Err(TrySendError::Full(2)));
-        assert_eq!((receiver.try_recv(), receiver.try_recv()), (Some(1), None));
-        drop(receiver);
-        assert!(sender.is_closed());
-        assert_eq!(sender.try_send(3), Err(TrySendError::Closed(3)));
-    }
-
-    #[test]
-    fn messages_in_the_queue_go_with_the_receiver() {
-        let (sender, receiver) = channel(4);
-        let message = Arc::new(());
-        sender.try_send(Arc::clone(&message)).unwrap();
-        drop(receiver);
-        assert_eq!(Arc::strong_count(&message), 1);
-    }
-
-    #[test]
-    fn waiting_senders_go_on_when_there_is_room() {
-        let mut executor = Executor::new(ExecutorConfig::default(), Backend::Simulated(SimClock::new())).unwrap();
-        let (sender, mut receiver) = channel(2);
-        for base in [0, 100] {
-            let sender = sender.clone();
-            executor.handle().spawn(Class::Foreground, async move {
-                for message in base..base + 50 {
-                    sender.send(message).await.unwrap();
-                }
-            });
-        }
-        drop(sender);
-        let got = Rc::new(std::cell::RefCell::new(Vec::new()));
-        executor.block_on(async {
-            while let Some(message) = receiver.recv().await {
-                got.borrow_mut().push(message);
-            }
-        });
-        let got = got.borrow();
-        assert_eq!(got.len(), 100);
-        assert!(got.iter().filter(|message| **message < 100).is_sorted());
-    }
-
-    #[test]
-    fn messages_from_other_threads_wake_a_parked_executor() {
-        let mut executor = Executor::new(ExecutorConfig::default(), Backend::Ring).unwrap();
-        let (sender, mut receiver) = channel(4);
-        let thread = crate::spawn_pinned("sender", None, move || {
-            let mut executor = Executor::new(ExecutorConfig::default(), Backend::Ring).unwrap();
-            executor.block_on(async {
-                for message in 0..1000u32 {
-                    sender.send(message).await.unwrap();
-                }
-            });
-        })
-        .unwrap();
-        let received = executor.block_on(async {
-            let mut expected = 0;
-            while let Some(message) = receiver.recv().await {
-                assert_eq!(message, expected);
-                expected += 1;
-            }
-            expected
-        });
-        assert_eq!(received, 1000);
-        thread.join().unwrap();
-    }
-}
+mod loom_models;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests;
