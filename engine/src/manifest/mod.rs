@@ -47,8 +47,12 @@ use std::rc::Rc;
 use siltstone_io::Placement;
 
 pub(crate) use self::edit::{CheckpointInfo, ManifestEdit, SstMeta, WalChain};
+#[cfg(feature = "fuzz")]
+pub(crate) use self::edit::SstRef;
 pub(crate) use self::edit::{decode_edits, encode_edits};
 pub(crate) use self::root::damaged_roots;
+#[cfg(feature = "fuzz")]
+pub(crate) use self::root::rewritten_root;
 use self::root::{FoundRoot, Root, read_root, write_root};
 pub(crate) use self::state::{CheckpointPart, KeyspaceState, ManifestState, SstPlace};
 use crate::log::{Durability, Fifo, LogReader, LogWriter, read_chain};

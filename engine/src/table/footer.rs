@@ -41,7 +41,7 @@ pub(crate) struct Footer {
 }
 
 /// Builds the footer page at page `page`; returns it and its checksum.
-pub(super) fn encode_footer(id: &TableId, page_bytes: usize, page: u32, directory: &BlockHandle) -> (Box<[u8]>, u32) {
+pub(crate) fn encode_footer(id: &TableId, page_bytes: usize, page: u32, directory: &BlockHandle) -> (Box<[u8]>, u32) {
     let mut block = vec![0; page_bytes].into_boxed_slice();
     let header =
         BlockHeader { ty: BlockType::Footer, payload_bytes: (END_AT - HEADER_BYTES) as u32, entries: 0, count: 0 };

@@ -47,6 +47,8 @@ mod tests;
 
 #[cfg(feature = "internals")]
 pub(crate) use block::seal;
+#[cfg(feature = "fuzz")]
+pub(crate) use footer::encode_footer;
 pub(crate) use block::{
     BlockCursor, BlockHandle, BlockType, Lookup, TableId, VersionBound, check_entries, data_get, verify_block,
 };
