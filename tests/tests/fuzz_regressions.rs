@@ -59,7 +59,11 @@ fn the_corpus_is_what_the_example_writes() {
         for (number, seed) in seeds.iter().enumerate() {
             let file = fuzz_folder().join("corpus").join(name).join(format!("seed-{number}"));
             let found = fs::read(&file).unwrap_or_default();
-            assert!(found == *seed, "{} is old: cargo run -p siltstone --features fuzz --example fuzz_seeds", file.display());
+            assert!(
+                found == *seed,
+                "{} is old: cargo run -p siltstone --features fuzz --example fuzz_seeds",
+                file.display()
+            );
         }
     }
 }

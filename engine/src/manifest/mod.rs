@@ -46,9 +46,9 @@ use std::rc::Rc;
 
 use siltstone_io::Placement;
 
-pub(crate) use self::edit::{CheckpointInfo, ManifestEdit, SstMeta, WalChain};
 #[cfg(feature = "fuzz")]
 pub(crate) use self::edit::SstRef;
+pub(crate) use self::edit::{CheckpointInfo, ManifestEdit, SstMeta, WalChain};
 pub(crate) use self::edit::{decode_edits, encode_edits};
 pub(crate) use self::root::damaged_roots;
 #[cfg(feature = "fuzz")]

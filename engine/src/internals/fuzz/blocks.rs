@@ -132,4 +132,3 @@ pub(super) fn walk_sst(pages: &mut [u8]) -> Option<()> {
     }
     Some(())
 }
-

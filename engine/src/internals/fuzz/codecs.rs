@@ -49,7 +49,10 @@ pub fn state_codec(bytes: &[u8]) {
     value::<Nested>(bytes);
     value::<std::collections::BTreeMap<String, Vec<f64>>>(bytes);
     for elements in decode_elements(bytes).into_iter().flatten() {
-        assert!(elements.iter().map(|element| element.len() + 1).sum::<usize>() < bytes.len(), "elements are in the record");
+        assert!(
+            elements.iter().map(|element| element.len() + 1).sum::<usize>() < bytes.len(),
+            "elements are in the record"
+        );
     }
 }
 

@@ -131,7 +131,8 @@ impl<'a> Table<'a> {
             assert!(found == Some((*trailer, &value[..])), "version {trailer:?} of {key:?}");
             for view in views {
                 let versions = entries.iter().filter(|entry| entry.0 == *key);
-                let expected = versions.map(|entry| (entry.1, &entry.2[..])).find(|(trailer, _)| view.sees(trailer.seq()));
+                let expected =
+                    versions.map(|entry| (entry.1, &entry.2[..])).find(|(trailer, _)| view.sees(trailer.seq()));
                 assert!(self.get(key, view, &blocks) == expected, "{key:?} in {view:?}");
             }
             let absent = [key, &[0xff, 0][..]].concat();

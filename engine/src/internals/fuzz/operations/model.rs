@@ -125,7 +125,11 @@ impl Model {
             if agree(&with, found, write, now_ms) {
                 state = with;
             } else {
-                assert!(agree(&state, found, write, now_ms), "half of a batch was recovered: {:?}", write.changes.keys());
+                assert!(
+                    agree(&state, found, write, now_ms),
+                    "half of a batch was recovered: {:?}",
+                    write.changes.keys()
+                );
             }
         }
         assert_same(&live(&state, now_ms), found, "after recovery");
@@ -148,7 +152,10 @@ impl Model {
             }
         }
         let changed = all.changes.keys().map(|place| (place, found.get(place).map(Vec::len))).collect::<Vec<_>>();
-        panic!("what was recovered is no prefix of a shard's {} writes behind its durable ones: {changed:?}", rest.len());
+        panic!(
+            "what was recovered is no prefix of a shard's {} writes behind its durable ones: {changed:?}",
+            rest.len()
+        );
     }
 }
 

@@ -66,25 +66,65 @@ pub(super) struct PlannedRange {
 /// One step. `wait`: until it has ended; otherwise it goes on beside the next ones.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    Write { key: PlannedKey, change: Change, wait: bool },
-    Batch { part: u8, changes: Vec<(PlannedKey, Change)>, wait: bool },
-    Get { key: PlannedKey },
-    GetMany { keys: Vec<PlannedKey> },
-    Scan { range: PlannedRange },
-    TakeSnapshot { shard: u8 },
-    ReadSnapshot { index: u8, range: PlannedRange },
-    DropSnapshot { index: u8 },
-    Flush { wait: bool },
-    Compact { wait: bool },
+    Write {
+        key: PlannedKey,
+        change: Change,
+        wait: bool,
+    },
+    Batch {
+        part: u8,
+        changes: Vec<(PlannedKey, Change)>,
+        wait: bool,
+    },
+    Get {
+        key: PlannedKey,
+    },
+    GetMany {
+        keys: Vec<PlannedKey>,
+    },
+    Scan {
+        range: PlannedRange,
+    },
+    TakeSnapshot {
+        shard: u8,
+    },
+    ReadSnapshot {
+        index: u8,
+        range: PlannedRange,
+    },
+    DropSnapshot {
+        index: u8,
+    },
+    Flush {
+        wait: bool,
+    },
+    Compact {
+        wait: bool,
+    },
     Sync,
-    Checkpoint { wait: bool },
-    DropCheckpoint { index: u8 },
-    AdvanceTime { by_ms: u16 },
-    Idle { us: u16 },
-    Reopen { way: Way },
-    PowerFailure { way: Way },
+    Checkpoint {
+        wait: bool,
+    },
+    DropCheckpoint {
+        index: u8,
+    },
+    AdvanceTime {
+        by_ms: u16,
+    },
+    Idle {
+        us: u16,
+    },
+    Reopen {
+        way: Way,
+    },
+    PowerFailure {
+        way: Way,
+    },
     /// The power will fail at a write to come.
-    PlanFailure { after: u8, way: Way },
+    PlanFailure {
+        after: u8,
+        way: Way,
+    },
 }
 
 impl<'a> Arbitrary<'a> for Plan {

@@ -503,7 +503,8 @@ impl World {
 
     fn wanted(&self, range: &PlannedRange, groups: Range<u16>) -> Wanted {
         let space = usize::from(range.lower.space) % SPACES.len();
-        let (lower, upper) = (key_bytes(range.lower), key_bytes(PlannedKey { space: range.lower.space, ..range.upper }));
+        let (lower, upper) =
+            (key_bytes(range.lower), key_bytes(PlannedKey { space: range.lower.space, ..range.upper }));
         let prefix = lower[..usize::from(range.cut) % (lower.len() + 1)].to_vec();
         let (mut group, mut bounds) = (None, (Bound::Unbounded, Bound::Unbounded));
         let mut scanned = match range.kind % 8 {
