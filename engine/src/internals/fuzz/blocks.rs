@@ -29,11 +29,12 @@ pub fn data_block(bytes: &[u8]) {
     if let Ok(Lookup::Found(_, value)) = data_get(block, key, &ReadView::LATEST) {
         assert!(block.get(value).is_some(), "the value lies in the block");
     }
-    let _ = check_entries(block, |_, _, _| Ok(()));
+    let whole = check_entries(block, |_, _, _| Ok(())).is_ok();
     let hole = ReadView { upper: SeqNo(1 << 20), hole: Some((SeqNo(3), SeqNo(1 << 10))) };
     let _ = data_get(block, key, &hole);
     if let Ok(mut cursor) = BlockCursor::new(block) {
-        let _ = moves(&mut cursor, key);
+        let moved = moves(&mut cursor, key);
+        assert!(!whole || moved.is_ok(), "what passes the thorough check can be walked: {moved:?}");
     }
 }
 

@@ -130,13 +130,14 @@ impl<'a> Table<'a> {
             let found = self.get(key, &own, &blocks);
             assert!(found == Some((*trailer, &value[..])), "version {trailer:?} of {key:?}");
             for view in views {
-                let versions = entries.iter().filter(|entry| entry.0 == *key);
+                let first = entries.partition_point(|entry| entry.0 < *key);
+                let versions = entries[first..].iter().take_while(|entry| entry.0 == *key);
                 let expected =
                     versions.map(|entry| (entry.1, &entry.2[..])).find(|(trailer, _)| view.sees(trailer.seq()));
                 assert!(self.get(key, view, &blocks) == expected, "{key:?} in {view:?}");
             }
             let absent = [key, &[0xff, 0][..]].concat();
-            if !entries.iter().any(|entry| entry.0 == absent) {
+            if entries.binary_search_by(|entry| entry.0.cmp(&absent)).is_err() {
                 assert!(self.get(&absent, &ReadView::LATEST, &blocks).is_none(), "{absent:?} is not there");
             }
         }

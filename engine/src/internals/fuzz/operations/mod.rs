@@ -13,6 +13,7 @@
 mod machine;
 mod model;
 mod plan;
+mod reads;
 mod recovery;
 mod world;
 

@@ -1,27 +1,26 @@
-//! The steps, and the comparison of what is read with the model.
+//! The steps that change something; those that only read are in [`super::reads`].
 
-use std::cell::RefCell;
 use std::future::Future;
-use std::ops::{Bound, Range};
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use siltstone_io::{SimClock, SimDisk, SimOptions};
 
 use super::machine::{Crashed, Machine};
-use super::model::{Cell, Contents, Model, Place, Saved, State, Write, assert_same, live};
-use super::plan::{Change, PlannedKey, PlannedRange, Setup, Step, Way};
-use crate::{CheckpointInfo, Durability, Engine, KeyGroup, Keyspace, Result, ScanRange, Snapshot, WriteBatch};
+use super::model::{Cell, Model, Place, Saved, Write};
+use super::plan::{Change, PlannedKey, Setup, Step, Way};
+use super::reads::Held;
+use crate::{CheckpointInfo, Durability, Engine, Keyspace, Result, WriteBatch};
 
 /// The keyspaces: name, bytes of the key that are its partition part (none: all), time to live.
 pub(super) const SPACES: [(&str, Option<u16>, Option<u64>); 3] =
     [("whole", None, None), ("parts", Some(2), None), ("timed", Some(2), Some(700))];
 /// Keys that one partition part can have are many; partition parts are few.
 const PARTS: u8 = 8;
-const SNAPSHOTS_MAX: usize = 4;
 const CHECKPOINTS_MAX: usize = 6;
 
-type Done = std::result::Result<(), Crashed>;
+pub(super) type Done = std::result::Result<(), Crashed>;
 type Reply = Pin<Box<dyn Future<Output = Result<()>>>>;
 
 /// A write that nobody waits for yet.
@@ -37,18 +36,6 @@ pub(super) struct Pending {
     pub(super) reply: Pin<Box<dyn Future<Output = Result<CheckpointInfo>>>>,
 }
 
-/// A snapshot of one shard, kept there, and what it should show.
-struct Held {
-    id: u64,
-    part: Vec<u8>,
-    groups: Range<u16>,
-    state: State,
-}
-
-/// Where a shard keeps its snapshots.
-#[derive(Default)]
-struct Snapshots(RefCell<Vec<(u64, Snapshot)>>);
-
 /// A volume, its engine, and the model.
 pub(super) struct World {
     pub(super) machine: Machine,
@@ -63,8 +50,9 @@ pub(super) struct World {
     /// How to open after the next power failure.
     next_way: Way,
     jobs: Vec<Reply>,
-    snapshots: Vec<Held>,
-    counter: u64,
+    pub(super) snapshots: Vec<Held>,
+    /// Numbers values, names, snapshots.
+    pub(super) counter: u64,
 }
 
 impl World {
@@ -261,7 +249,7 @@ impl World {
     }
 
     /// Waits for the writes in flight for which this holds.
-    fn settle_those(&mut self, wanted: impl Fn(&Write) -> bool) -> Done {
+    pub(super) fn settle_those(&mut self, wanted: impl Fn(&Write) -> bool) -> Done {
         while let Some(index) = self.in_flight.iter().position(|write| wanted(&write.write)) {
             let last = self.in_flight.len() - 1;
             self.in_flight.swap(index, last);
@@ -270,7 +258,7 @@ impl World {
         Ok(())
     }
 
-    fn settle(&mut self) -> Done {
+    pub(super) fn settle(&mut self) -> Done {
         self.settle_those(|_| true)
     }
 
@@ -302,100 +290,6 @@ impl World {
         }
         self.jobs.clear();
         self.snapshots.clear();
-    }
-
-    fn get_many(&mut self, keys: &[PlannedKey], together: bool) -> Done {
-        let engine = self.engine();
-        let space = usize::from(keys[0].space) % SPACES.len();
-        let places: Vec<_> = keys.iter().map(|key| self.place(PlannedKey { space: space as u8, ..*key })).collect();
-        self.settle_those(|write| places.iter().any(|(place, _)| write.changes.contains_key(place)))?;
-        let expected = live(&self.model.current, self.now_ms);
-        let keyspace = places[0].1.clone();
-        let keys: Vec<&[u8]> = places.iter().map(|(place, _)| &place.2[..]).collect();
-        let found = match together {
-            true => self.must(engine.get_many(&keyspace, &keys))?,
-            false => vec![self.must(engine.get(&keyspace, keys[0]))?],
-        };
-        for ((place, _), found) in places.iter().zip(found) {
-            assert!(found.as_ref() == expected.get(place), "a get of {place:?}");
-        }
-        Ok(())
-    }
-
-    fn scan(&mut self, range: &PlannedRange) -> Done {
-        self.settle()?;
-        let wanted = self.wanted(range, 0..self.key_groups as u16);
-        let mut scan = self.engine().scan(&wanted.keyspace, wanted.range.clone());
-        let found = self.must(async {
-            let mut entries = Vec::new();
-            while let Some(entry) = scan.next().await? {
-                entries.push(entry);
-            }
-            Ok(entries)
-        })?;
-        wanted.check(&live(&self.model.current, self.now_ms), &found);
-        Ok(())
-    }
-
-    fn take_snapshot(&mut self, shard: u8) -> Done {
-        if self.snapshots.len() == SNAPSHOTS_MAX {
-            return Ok(());
-        }
-        self.settle()?;
-        let (engine, home) = (self.engine(), self.keyspace(0));
-        let shard = usize::from(shard) % engine.shards();
-        let part = part_in(&engine, shard);
-        self.counter += 1;
-        let id = self.counter;
-        self.must(engine.on_shard(&part, move |shard| async move {
-            let snapshot = shard.snapshot();
-            shard.extension::<Snapshots>(&home).0.borrow_mut().push((id, snapshot));
-        }))?;
-        let groups = self.groups_of(shard);
-        let state = self.model.current.iter().filter(|(place, _)| groups.contains(&place.1));
-        let state = state.map(|(place, cell)| (place.clone(), cell.clone())).collect();
-        self.snapshots.push(Held { id, part, groups, state });
-        Ok(())
-    }
-
-    fn read_snapshot(&mut self, index: u8, range: &PlannedRange) -> Done {
-        if self.snapshots.is_empty() {
-            return Ok(());
-        }
-        let (engine, home) = (self.engine(), self.keyspace(0));
-        let index = usize::from(index) % self.snapshots.len();
-        let (id, part) = (self.snapshots[index].id, self.snapshots[index].part.clone());
-        // A range that lies in one key group may lie in another shard's.
-        let range = PlannedRange { kind: range.kind % 2 * 5, ..range.clone() };
-        let wanted = self.wanted(&range, self.snapshots[index].groups.clone());
-        let (keyspace, scanned) = (wanted.keyspace.clone(), wanted.range.clone());
-        let found = self.must(engine.on_shard(&part, move |shard| async move {
-            let snapshots = shard.extension::<Snapshots>(&home);
-            let found = snapshots.0.borrow().iter().find(|(held, _)| *held == id).map(|(_, snapshot)| snapshot.clone());
-            let mut scan = found.expect("the shard holds the snapshot").scan(&keyspace, scanned)?;
-            let mut entries = Vec::new();
-            while let Some(entry) = scan.next().await? {
-                entries.push((entry.key.to_vec(), entry.value.to_vec()));
-            }
-            Ok::<_, crate::Error>(entries)
-        }))?;
-        let found = match found {
-            Err(_) if self.machine.disk.crashed() => return Err(Crashed),
-            found => found.expect("a snapshot can be read while the power is on"),
-        };
-        wanted.check(&live(&self.snapshots[index].state, self.now_ms), &found);
-        Ok(())
-    }
-
-    fn drop_snapshot(&mut self, index: u8) -> Done {
-        if self.snapshots.is_empty() {
-            return Ok(());
-        }
-        let (engine, home) = (self.engine(), self.keyspace(0));
-        let held = self.snapshots.remove(usize::from(index) % self.snapshots.len());
-        self.must(engine.on_shard(&held.part, move |shard| async move {
-            shard.extension::<Snapshots>(&home).0.borrow_mut().retain(|(id, _)| *id != held.id);
-        }))
     }
 
     fn checkpoint(&mut self, wait: bool) -> Done {
@@ -441,32 +335,11 @@ impl World {
         Ok(())
     }
 
-    /// Everything that the engine has.
-    pub(super) fn read_all(&mut self) -> std::result::Result<Contents, Crashed> {
-        let mut found = Contents::new();
-        for space in 0..SPACES.len() {
-            let keyspace = self.keyspace(space);
-            let mut scan = self.engine().scan(&keyspace, ScanRange::all());
-            let entries = self.must(async {
-                let mut entries = Vec::new();
-                while let Some(entry) = scan.next().await? {
-                    entries.push(entry);
-                }
-                Ok(entries)
-            })?;
-            let places = entries.into_iter().map(|(key, value)| ((space, keyspace.group_of(&key).0, key), value));
-            let places: Vec<_> = places.collect();
-            assert!(places.is_sorted_by(|left, right| left.0 < right.0), "a scan is in order");
-            found.extend(places);
-        }
-        Ok(found)
-    }
-
     pub(super) fn keyspace(&self, space: usize) -> Keyspace {
         self.machine.engine().keyspace(SPACES[space].0).expect("the keyspace is there")
     }
 
-    fn place(&self, key: PlannedKey) -> (Place, Keyspace) {
+    pub(super) fn place(&self, key: PlannedKey) -> (Place, Keyspace) {
         let space = usize::from(key.space) % SPACES.len();
         let keyspace = self.keyspace(space);
         let key = key_bytes(key);
@@ -500,95 +373,16 @@ impl World {
         let value: Vec<u8> = self.counter.to_le_bytes().into_iter().cycle().take(bytes.max(8)).collect();
         Some(Cell { value: value.into(), expires_ms })
     }
-
-    fn wanted(&self, range: &PlannedRange, groups: Range<u16>) -> Wanted {
-        let space = usize::from(range.lower.space) % SPACES.len();
-        let (lower, upper) =
-            (key_bytes(range.lower), key_bytes(PlannedKey { space: range.lower.space, ..range.upper }));
-        let prefix = lower[..usize::from(range.cut) % (lower.len() + 1)].to_vec();
-        let (mut group, mut bounds) = (None, (Bound::Unbounded, Bound::Unbounded));
-        let mut scanned = match range.kind % 8 {
-            0..2 => ScanRange::all(),
-            2..4 => {
-                bounds.0 = Bound::Included(prefix.clone());
-                ScanRange::prefix(prefix.clone())
-            }
-            kind @ (4..7) => {
-                bounds = (Bound::Included(lower.clone()), Bound::Excluded(upper.clone()));
-                if kind == 5 {
-                    bounds.1 = Bound::Unbounded;
-                }
-                ScanRange::range(bounds.0.clone(), bounds.1.clone())
-            }
-            _ => {
-                group = Some(u16::from(range.group) % self.key_groups as u16);
-                ScanRange::all().group(KeyGroup(u16::from(range.group) % self.key_groups as u16))
-            }
-        };
-        if range.reverse {
-            scanned = scanned.reverse();
-        }
-        let prefix = matches!(range.kind % 8, 2..4).then_some(prefix);
-        Wanted { keyspace: self.keyspace(space), space, groups, only_group: group, prefix, bounds, range: scanned }
-    }
-}
-
-/// A range to scan, and how to say what is in it.
-struct Wanted {
-    keyspace: Keyspace,
-    space: usize,
-    groups: Range<u16>,
-    /// The only key group, where there is one.
-    only_group: Option<u16>,
-    prefix: Option<Vec<u8>>,
-    bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-    range: ScanRange,
-}
-
-impl Wanted {
-    fn holds(&self, place: &Place) -> bool {
-        place.0 == self.space
-            && self.groups.contains(&place.1)
-            && self.only_group.is_none_or(|group| group == place.1)
-            && match &self.prefix {
-                Some(prefix) => place.2.starts_with(prefix),
-                None => std::ops::RangeBounds::contains(&self.bounds, &place.2),
-            }
-    }
-
-    fn check(&self, contents: &Contents, found: &[(Vec<u8>, Vec<u8>)]) {
-        let mut expected: Vec<_> = contents.iter().filter(|(place, _)| self.holds(place)).collect();
-        if self.range.is_reverse() {
-            expected.reverse();
-        }
-        let same = expected.len() == found.len()
-            && expected.iter().zip(found).all(|(expected, found)| expected.0.2 == found.0 && *expected.1 == found.1);
-        if !same {
-            let placed = |(key, value): &(Vec<u8>, Vec<u8>)| {
-                ((self.space, self.keyspace.group_of(key).0, key.clone()), value.clone())
-            };
-            let expected = expected.into_iter().map(|(place, value)| (place.clone(), value.clone())).collect();
-            assert_same(&expected, &found.iter().map(placed).collect(), &format!("a scan of {:?}", self.range));
-            panic!("a scan of {:?} is out of order or has an entry twice", self.range);
-        }
-    }
 }
 
 /// Two bytes of partition part, and a suffix that is long now and then.
-fn key_bytes(key: PlannedKey) -> Vec<u8> {
+pub(super) fn key_bytes(key: PlannedKey) -> Vec<u8> {
     let mut bytes = vec![b'p', key.part % PARTS];
     match key.suffix {
-        0..240 => bytes.extend([key.suffix % 24; 1]),
+        0..240 => bytes.push(key.suffix % 24),
         _ => bytes.resize(usize::from(key.suffix - 239) * 200, key.suffix),
     }
     bytes
-}
-
-/// A partition part that lies in a shard.
-fn part_in(engine: &Engine, shard: usize) -> Vec<u8> {
-    let parts = (0u64..).map(|number| number.to_le_bytes().to_vec());
-    let mut found = parts.filter(|part| usize::from(engine.shard_of(part).0) == shard);
-    found.next().expect("every shard has key groups")
 }
 
 /// Polls a future that nobody needs to be woken for.
