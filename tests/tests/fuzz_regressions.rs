@@ -2,6 +2,8 @@
 //!
 //! `fuzz/regressions/TARGET/NAME` is an input that made a target fail before a bug was mended.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
