@@ -1,4 +1,4 @@
-//! Writes the seeds of all fuzz targets into `fuzz/corpus`: `cargo run -p siltstone --features internals --example fuzz_seeds`.
+//! Writes the seeds of all fuzz targets into `fuzz/corpus`: `cargo run -p siltstone --features fuzz --example fuzz_seeds`.
 
 use std::path::Path;
 

@@ -2,6 +2,7 @@
 //!
 //! Each wrapper adds nothing but visibility: what is measured or fuzzed is what the engine runs.
 
+#[cfg(feature = "fuzz")]
 pub mod fuzz;
 
 use crate::cache::{BlockKey, CacheConfig, PageCache, Priority};

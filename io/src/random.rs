@@ -89,6 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "many draws of plain arithmetic")]
     fn below_covers_its_range_evenly() {
         let mut random = Random::new(3);
         let mut counts = [0u32; 10];
@@ -99,6 +100,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "many draws of plain arithmetic")]
     fn chance_is_close_to_its_probability() {
         let mut random = Random::new(4);
         let hits = (0..100_000).filter(|_| random.chance(0.25)).count();

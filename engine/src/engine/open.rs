@@ -272,7 +272,7 @@ impl Opening<'_> {
         let mut roots = Vec::new();
         for state in states {
             let root = volume.allocate_extent(Placement::Metadata).await?;
-            Manifest::create(volume.clone(), root, state).await?.end().await;
+            Manifest::create(volume.clone(), root, state).await?;
             roots.push(root);
         }
         Ok(roots)

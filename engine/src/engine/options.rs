@@ -299,7 +299,7 @@ impl Options {
         self
     }
 
-    /// The size to which the volume may grow, in bytes. Default 1 TiB.
+    /// The size to which the volume may grow, in bytes: at most 2^28 extents. Default 1 TiB.
     #[must_use]
     pub fn capacity(mut self, bytes: u64) -> Self {
         self.capacity_bytes = bytes;

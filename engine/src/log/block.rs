@@ -181,6 +181,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many steps for Miri")]
     fn every_flipped_byte_is_noticed() {
         let mut block = sealed(&header(5000), 8192, &[1; 5000]);
         for at in 0..block.len() {

@@ -247,17 +247,6 @@ impl LogWriter {
         extents
     }
 
-    /// Ends the writer but not the log, which stays as it is: gives the extents that were reserved and hold nothing. Later appends fail.
-    pub(crate) async fn end(&self) -> Vec<ExtentId> {
-        let inner = &*self.inner;
-        let _turn = inner.turns.turn().await;
-        while inner.place.borrow().reserving {
-            inner.changed.wait().await;
-        }
-        inner.fail(&Error::Closed);
-        inner.place.borrow_mut().ahead.drain(..).collect()
-    }
-
     /// Gets a successor in the background, so that the append that fills the current extent need not wait, and a full device is noticed while
     /// there is still a place for what is under way: for a WAL at once, for a log that grows slowly when the current extent is half full.
     fn reserve_ahead(&self) {

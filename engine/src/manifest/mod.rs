@@ -46,9 +46,13 @@ use std::rc::Rc;
 
 use siltstone_io::Placement;
 
+#[cfg(feature = "fuzz")]
+pub(crate) use self::edit::SstRef;
 pub(crate) use self::edit::{CheckpointInfo, ManifestEdit, SstMeta, WalChain};
 pub(crate) use self::edit::{decode_edits, encode_edits};
 pub(crate) use self::root::damaged_roots;
+#[cfg(feature = "fuzz")]
+pub(crate) use self::root::rewritten_root;
 use self::root::{FoundRoot, Root, read_root, write_root};
 pub(crate) use self::state::{CheckpointPart, KeyspaceState, ManifestState, SstPlace};
 use crate::log::{Durability, Fifo, LogReader, LogWriter, read_chain};
@@ -173,12 +177,6 @@ impl Manifest {
         };
         inner.plan_rotation(snapshot_bytes);
         Ok(Manifest { inner: Rc::new(inner) })
-    }
-
-    /// Ends the writing of a manifest that somebody else will read and go on with: gives back what was reserved for its log.
-    pub(crate) async fn end(self) {
-        let log = self.inner.log.borrow().clone();
-        self.inner.volume.free_extents(log.end().await).await;
     }
 
     /// The state after the last commit. Not to be held across an await.

@@ -106,6 +106,15 @@ impl Root {
     }
 }
 
+/// A root page as it would be written again, of bytes that stand at offset 0.
+#[cfg(feature = "fuzz")]
+pub(crate) fn rewritten_root(volume: &[u8; 16], page: &[u8]) -> Result<Vec<u8>> {
+    let root = Root::decode(volume, 0, page)?;
+    let mut again = vec![0; ROOT_BYTES];
+    root.encode(volume, 0, &mut again);
+    Ok(again)
+}
+
 /// Makes `root` the current one: durable in `first`, then in the other page. An error leaves either the old or the new root.
 pub(super) async fn write_root(volume: &Volume, extent: ExtentId, root: &Root, first: usize) -> Result<()> {
     for page in [first, 1 - first] {

@@ -291,7 +291,51 @@ pub(crate) fn encode_options(options: &KeyspaceOptions) -> Vec<u8> {
 
 pub(crate) fn decode_options(name: &str, bytes: &[u8]) -> Result<KeyspaceOptions> {
     let damaged = |reason: String| Error::corruption("manifest", format!("options of keyspace {name}: {reason}"));
-    let options: KeyspaceOptions = postcard::from_bytes(bytes).map_err(|error| damaged(error.to_string()))?;
+    let (options, rest) =
+        postcard::take_from_bytes::<KeyspaceOptions>(bytes).map_err(|error| damaged(error.to_string()))?;
+    if !rest.is_empty() {
+        return Err(damaged(format!("{} bytes too many", rest.len())));
+    }
     options.validate(name).map_err(|error| damaged(error.to_string()))?;
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::{Partition, TimeDomain, Ttl};
+
+    fn any_options() -> impl Strategy<Value = KeyspaceOptions> {
+        let partition = prop_oneof![
+            Just(Partition::WholeKey),
+            any::<u16>().prop_map(Partition::Prefix),
+            Just(Partition::LengthPrefixed),
+            any::<u16>().prop_map(Partition::After),
+        ];
+        let time = prop_oneof![Just(TimeDomain::Event), Just(TimeDomain::Processing)];
+        let ttl = prop::option::of((1u64.., time).prop_map(|(duration_ms, time)| Ttl { duration_ms, time }));
+        (partition, 0u32..=32, ttl).prop_map(|(partition, filter_bits_per_key, ttl)| KeyspaceOptions {
+            partition,
+            filter_bits_per_key,
+            ttl,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn options_round_trip_and_damaged_ones_are_valid_or_corruption(options in any_options(), at: prop::sample::Index, bit in 0u8..8) {
+            let mut bytes = encode_options(&options);
+            prop_assert_eq!(decode_options("k", &bytes).unwrap(), options);
+            prop_assert!(decode_options("k", &[&bytes[..], &[0]].concat()).unwrap_err().is_corruption());
+            let at = at.index(bytes.len());
+            prop_assert!(decode_options("k", &bytes[..at]).unwrap_err().is_corruption());
+            bytes[at] ^= 1 << bit;
+            match decode_options("k", &bytes) {
+                Ok(options) => prop_assert!(options.validate("k").is_ok()),
+                Err(error) => prop_assert!(error.is_corruption()),
+            }
+        }
+    }
 }

@@ -52,10 +52,14 @@ pub use buf::EncodeBuf;
 pub use codec::{Codec, Postcard, Raw};
 pub use descriptor::{Descriptor, Expires, State};
 pub use key::KeyCodec;
+#[cfg(feature = "fuzz")]
+pub(crate) use list::decode_elements;
 pub use list::{ListIter, ListState};
 pub use map::{MapEntries, MapIter, MapState};
 pub use reducing::{Aggregate, AggregatingState, Reduce, ReducingState};
 pub use stored::partition_of;
+#[cfg(feature = "fuzz")]
+pub(crate) use stored::{split_prefixed, split_timer};
 pub use timers::Timers;
 pub use value::{ValueEntries, ValueState};
 

@@ -46,7 +46,7 @@ pub(super) fn prefixed<K: KeyCodec>(key: &K) -> Result<EncodeBuf> {
 }
 
 /// Takes a stored key of a map or list apart: the key and the suffix.
-pub(super) fn split_prefixed(stored: &[u8]) -> Result<(&[u8], &[u8])> {
+pub(crate) fn split_prefixed(stored: &[u8]) -> Result<(&[u8], &[u8])> {
     stored
         .split_first_chunk::<LENGTH_BYTES>()
         .and_then(|(length, rest)| rest.split_at_checked(usize::from(u16::from_be_bytes(*length))))
@@ -65,7 +65,7 @@ pub(super) fn timer<K: KeyCodec>(time_ms: i64, key: &K) -> EncodeBuf {
 }
 
 /// Takes a stored timer apart: its time and its key.
-pub(super) fn split_timer(mut stored: &[u8]) -> Result<(i64, &[u8])> {
+pub(crate) fn split_timer(mut stored: &[u8]) -> Result<(i64, &[u8])> {
     match i64::decode_part(&mut stored) {
         Ok(time_ms) => Ok((time_ms, stored)),
         Err(_) => Err(Error::corruption("timer", format!("{} bytes, too short for its time", stored.len()))),

@@ -33,6 +33,7 @@ where
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn value_is_what_was_set_last() {
     let dir = TempDir::new().unwrap();
     let descriptor = Descriptor::<ValueState<u32, String>>::new("values");
@@ -75,6 +76,7 @@ fn value_is_what_was_set_last() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn a_value_of_another_type_is_a_codec_error() {
     let dir = TempDir::new().unwrap();
     let (texts, numbers) =
@@ -90,6 +92,7 @@ fn a_value_of_another_type_is_a_codec_error() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn binding_a_keyspace_of_another_kind_or_none_is_refused() {
     let dir = TempDir::new().unwrap();
     let engine = Engine::open(options(&dir).state(&Descriptor::<ValueState<u8, u8>>::new("v"))).unwrap();
@@ -123,6 +126,7 @@ impl Aggregate for CountAndSum {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn reducing_and_aggregating_fold_what_is_added() {
     let dir = TempDir::new().unwrap();
     let highest = Descriptor::<ReducingState<u8, i64, fn(i64, i64) -> i64>>::with_function("highest", i64::max);
@@ -156,6 +160,7 @@ enum MapStep {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn maps_equal_the_model() {
     let dir = TempDir::new().unwrap();
     let descriptor = Descriptor::<MapState<u8, i16, u32>>::new("maps");
@@ -237,6 +242,7 @@ fn maps_equal_the_model() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn a_map_larger_than_a_batch_is_cleared() {
     let dir = TempDir::new().unwrap();
     let descriptor = Descriptor::<MapState<String, u32, ()>>::new("maps");
@@ -255,6 +261,7 @@ fn a_map_larger_than_a_batch_is_cleared() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn map_entries_expire_one_by_one() {
     let dir = TempDir::new().unwrap();
     let descriptor = Descriptor::<MapState<u8, u8, u8>>::new("maps").ttl(by_event_time(100));
@@ -300,6 +307,7 @@ fn list_steps() -> impl Strategy<Value = Vec<ListStep>> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn lists_equal_the_model() {
     let dir = TempDir::new().unwrap();
     let descriptor = Descriptor::<ListState<u8, Vec<u8>>>::new("lists");
@@ -370,6 +378,7 @@ fn lists_equal_the_model() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn an_emptied_list_leaves_no_entries() {
     let dir = TempDir::new().unwrap();
     let descriptor = Descriptor::<ListState<u8, Vec<u8>>>::new("lists");
@@ -394,6 +403,7 @@ fn an_emptied_list_leaves_no_entries() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn a_list_loses_its_oldest_chunks_to_the_ttl() {
     let dir = TempDir::new().unwrap();
     let descriptor = Descriptor::<ListState<u8, (u64, Vec<u8>)>>::new("lists").ttl(by_event_time(1000));
@@ -435,6 +445,7 @@ enum TimerStep {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn timers_fire_in_order_of_time_and_key() {
     let dir = TempDir::new().unwrap();
     let descriptor = Descriptor::<Timers<u16>>::new("timers");
@@ -502,6 +513,7 @@ fn timers_fire_in_order_of_time_and_key() {
 
 /// Operators that register, delete and fire at the same time, each waiting for its writes: no timer may be lost or fire twice.
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn timers_that_cross_are_neither_lost_nor_doubled() {
     let dir = TempDir::new().unwrap();
     let descriptor = Descriptor::<Timers<u64>>::new("timers");

@@ -41,7 +41,7 @@ pub(crate) struct Footer {
 }
 
 /// Builds the footer page at page `page`; returns it and its checksum.
-pub(super) fn encode_footer(id: &TableId, page_bytes: usize, page: u32, directory: &BlockHandle) -> (Box<[u8]>, u32) {
+pub(crate) fn encode_footer(id: &TableId, page_bytes: usize, page: u32, directory: &BlockHandle) -> (Box<[u8]>, u32) {
     let mut block = vec![0; page_bytes].into_boxed_slice();
     let header =
         BlockHeader { ty: BlockType::Footer, payload_bytes: (END_AT - HEADER_BYTES) as u32, entries: 0, count: 0 };
@@ -101,8 +101,39 @@ pub(crate) fn decode_footer(
 mod tests {
     use super::*;
     use crate::types::SstId;
+    use proptest::prelude::*;
 
     const ID: TableId = TableId { volume: [7; 16], sst: SstId(99) };
+
+    proptest! {
+        #[test]
+        fn footers_round_trip_and_notice_every_flip_and_cut(
+            volume: [u8; 16], sst: u64, start in 0u32..1 << 31, pages in 1u32..1 << 20, crc: u32, flip in 0usize..512, bit in 0u8..8,
+        ) {
+            let id = TableId { volume, sst: SstId(sst) };
+            let (directory, last) = (BlockHandle { page: start, pages, crc }, start + pages);
+            let (mut page, crc) = encode_footer(&id, 512, last, &directory);
+            let footer = Footer { directory, pages: last + 1 };
+            prop_assert_eq!(decode_footer(&id, 512, last, Some(crc), &page).unwrap(), footer);
+            prop_assert!(decode_footer(&id, 512, last, Some(crc), &page[..flip]).unwrap_err().is_corruption());
+            page[flip] ^= 1 << bit;
+            for expected in [None, Some(crc)] {
+                prop_assert!(decode_footer(&id, 512, last, expected, &page).unwrap_err().is_corruption());
+            }
+        }
+
+        /// With a fitting checksum, whatever else it says: refused, or a directory that ends at the footer.
+        #[test]
+        fn sealed_bytes_are_a_footer_or_corruption(at in HEADER_BYTES..END_AT + 8, byte: u8, last in 1u32..1000) {
+            let (mut page, _) = encode_footer(&ID, 512, last, &BlockHandle { page: last - 1, pages: 1, crc: 5 });
+            page[at] = byte;
+            let crc = seal(&ID, last, &mut page);
+            match decode_footer(&ID, 512, last, Some(crc), &page) {
+                Ok(footer) => prop_assert_eq!((footer.pages, footer.directory.end()), (last + 1, Some(last))),
+                Err(error) => prop_assert!(error.is_corruption()),
+            }
+        }
+    }
 
     #[test]
     fn a_footer_reads_back() {

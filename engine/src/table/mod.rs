@@ -56,4 +56,6 @@ pub(crate) use builder::{PageSink, TableBuilder, TableOptions};
 pub(crate) use directory::Directory;
 pub(crate) use filter::{filter_may_contain, key_hash};
 pub(crate) use footer::decode_footer;
+#[cfg(feature = "fuzz")]
+pub(crate) use footer::encode_footer;
 pub(crate) use index::{IndexCursor, index_find};

@@ -383,6 +383,7 @@ fn numbered(count: u64, value_bytes: usize, seq: impl Fn(u64) -> u64) -> Vec<Ent
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for Miri")]
 fn every_flipped_bit_is_detected() {
     let (bytes, summary) = build(options(512), &numbered(40, 20, |number| number));
     assert!(summary.properties.data_blocks > 2);
@@ -512,6 +513,7 @@ fn a_cursor_takes_nothing_over_to_another_block() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for Miri")]
 fn versions_of_one_key_may_fill_partitions() {
     let entries: Vec<Entry> = (0..30_000_u64)
         .rev()
@@ -541,6 +543,7 @@ fn versions_of_one_key_may_fill_partitions() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for Miri")]
 fn the_largest_keys_and_values_are_stored() {
     let key = |last: u8| [vec![1; KEY_BYTES_MAX - 1], vec![last]].concat();
     let put = |seq| Trailer::new(SeqNo(seq), Kind::Put);
@@ -609,6 +612,7 @@ fn the_filter_answers_for_prefixes_and_excludes_most_absent_keys() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for Miri")]
 fn space_is_little_more_than_what_was_put_in() {
     // 10-byte keys, scattered, and 100-byte values, as flushed and as compacted to the bottom.
     let flushed = |number: u64| 1 << 30 | number.wrapping_mul(0x9e37_79b9) & 0xfffff;

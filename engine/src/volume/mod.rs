@@ -68,6 +68,8 @@ use crate::{Error, Result};
 const RECYCLED_MAX: usize = 64;
 /// Bits of an id that count within one generation of the superblock.
 const ID_COUNTER_BITS: u32 = 40;
+/// Extents of a volume at most: their bitmap takes 32 MiB.
+const EXTENTS_MAX: u32 = 1 << 28;
 
 /// What all shards of a volume share.
 #[derive(Clone)]
@@ -112,12 +114,20 @@ impl VolumeParts {
                 superblock.extent_bytes
             )));
         }
+        // The allocator has a bit for each extent: without a bound a careless capacity would be paid in memory.
+        let Some(extents) = u32::try_from(extents).ok().filter(|extents| *extents <= EXTENTS_MAX) else {
+            return Err(Error::InvalidArgument(format!(
+                "a capacity of {} bytes is {extents} extents of {}: at most {EXTENTS_MAX} are allowed; use larger extents",
+                capacity_bytes.max(geometry.size_bytes),
+                superblock.extent_bytes
+            )));
+        };
         let shared = Shared {
             volume: superblock.volume,
             generation: superblock.generation,
             page_bytes: superblock.page_bytes,
             extent_bytes: superblock.extent_bytes,
-            map: ExtentMap::new(u32::try_from(extents).unwrap_or(u32::MAX)),
+            map: ExtentMap::new(extents),
             ids: AtomicU64::new(1),
             abandoned: SegQueue::new(),
             #[cfg(feature = "testing")]

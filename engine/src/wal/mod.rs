@@ -137,6 +137,27 @@ mod tests {
             prop_assert_eq!(found, expected);
         }
 
+        /// The records have no checksum of their own (the log's blocks do): a flip may go unnoticed here, but what is decoded lies in the payload.
+        #[test]
+        fn a_damaged_commit_decodes_within_its_bytes_or_is_corruption(
+            operations in prop::collection::vec(operation(), 1..6), at: prop::sample::Index, bit in 0u8..8,
+        ) {
+            let mut payload = Vec::new();
+            let mut encoder = BatchEncoder::begin(&mut payload, SeqNo(1 << 40));
+            for (kind, keyspace, key, value) in &operations {
+                encoder.push(Kind::from_u8(*kind).unwrap(), KeyspaceId(*keyspace), key, [value, &[]]);
+            }
+            encoder.end();
+            let at = at.index(payload.len());
+            payload[at] ^= 1 << bit;
+            let mut bytes = 0;
+            let decoded = decode_commit(&payload, |operation| {
+                bytes += OPERATION_HEADER_BYTES + operation.key.len() + operation.value.len();
+            });
+            prop_assert!(bytes <= payload.len());
+            prop_assert!(decoded.is_ok() || decoded.unwrap_err().is_corruption());
+        }
+
         #[test]
         fn arbitrary_bytes_never_panic(payload in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode_commit(&payload, |_| ());

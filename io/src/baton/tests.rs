@@ -50,6 +50,7 @@ async fn ask(requests: Sender<Request>, number: u64) -> u64 {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn threads_that_come_and_go_are_all_served() {
     let folder = tempfile::tempdir().unwrap();
     let (baton, requests) = shard(folder.path());
@@ -91,6 +92,7 @@ fn threads_that_come_and_go_are_all_served() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn a_driver_that_is_parked_hears_its_future_woken_from_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     let (baton, _requests) = shard(folder.path());
@@ -105,6 +107,7 @@ fn a_driver_that_is_parked_hears_its_future_woken_from_elsewhere() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn the_baton_is_not_taken_from_its_holder() {
     let folder = tempfile::tempdir().unwrap();
     let (baton, _requests) = shard(folder.path());
@@ -141,6 +144,7 @@ fn a_panic_of_the_driver_reaches_all_who_wait() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn a_closed_baton_gives_the_shard_back_once() {
     let folder = tempfile::tempdir().unwrap();
     let (baton, requests) = shard(folder.path());

@@ -49,6 +49,7 @@ fn waiting_senders_go_on_when_there_is_room() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn messages_from_other_threads_wake_a_parked_executor() {
     let mut executor = Executor::new(ExecutorConfig::default(), Backend::Ring).unwrap();
     let (sender, mut receiver) = channel(4);

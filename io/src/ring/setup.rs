@@ -155,6 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no io_uring")]
     fn every_feature_set_makes_a_ring_here_or_says_einval() {
         for flags in PINNED.iter().chain(&MOVING) {
             let made = build(*flags, 8).map(drop);

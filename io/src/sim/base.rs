@@ -66,9 +66,9 @@ impl DiskState {
             self.len = end;
             self.growth.push((self.version, end));
         }
-        if durable {
-            // What is needed to find the data again is durable with it.
-            self.durable_len = self.durable_len.max(end);
+        if durable && end > self.durable_len {
+            // What is needed to find the data again is durable with it: the size as it is, never one that the disk did not have.
+            self.durable_len = self.len;
         }
     }
 

@@ -153,6 +153,19 @@ impl<'a> Elements<'a> {
     }
 }
 
+/// The elements of a head's record and of a chunk's, whatever the bytes are.
+#[cfg(feature = "fuzz")]
+pub(crate) fn decode_elements(bytes: &[u8]) -> [Result<Vec<&[u8]>>; 2] {
+    [Head::decode(bytes).map(|(_, elements)| elements), decode_chunk(bytes)].map(|elements| {
+        let mut elements = elements?;
+        let mut all = Vec::new();
+        while let Some(element) = elements.next()? {
+            all.push(element);
+        }
+        Ok(all)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,6 +31,8 @@ use crate::{Error, Keyspace, LocalShard, Partition, Result, Scan, ScanRange, Wri
 use layout::{Elements, Head, decode_chunk, encode_chunk, encode_element};
 
 pub use iter::ListIter;
+#[cfg(feature = "fuzz")]
+pub(crate) use layout::decode_elements;
 
 /// A tail that would grow over this many bytes is spilled.
 const CHUNK_BYTES: usize = 1024;

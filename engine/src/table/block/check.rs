@@ -1,7 +1,8 @@
 //! The thorough check of a data or index block, for `verify` and for tests: all entries decode, are in order and are as
-//! many as the header says.
+//! many as the header says, and every restart point leads to one of them whose key is whole.
 
 use super::cursor::BlockCursor;
+use super::entry::{Layout, damaged_restart};
 use super::header::payload;
 use crate::error::{Error, Result};
 use crate::types::Trailer;
@@ -11,7 +12,8 @@ use crate::types::Trailer;
 pub(crate) fn check_entries(bytes: &[u8], mut visit: impl FnMut(&[u8], Trailer, &[u8]) -> Result<()>) -> Result<()> {
     let mut cursor = BlockCursor::new(bytes)?;
     let mut last: Option<(Vec<u8>, Trailer)> = None;
-    let mut entries = 0;
+    let layout = Layout::parse(bytes)?;
+    let (mut entries, mut restarts) = (0, 0);
     cursor.seek_first()?;
     while cursor.valid() {
         let (key, trailer) = (cursor.key(), cursor.trailer());
@@ -26,8 +28,16 @@ pub(crate) fn check_entries(bytes: &[u8], mut visit: impl FnMut(&[u8], Trailer, 
             last = Some((key.to_vec(), trailer));
         }
         visit(key, trailer, cursor.value())?;
+        if restarts < layout.restarts
+            && layout.restart_key(bytes, restarts).is_some_and(|(offset, _)| offset == cursor.offset())
+        {
+            restarts += 1;
+        }
         entries += 1;
         cursor.next()?;
+    }
+    if restarts < layout.restarts {
+        return Err(damaged_restart(restarts));
     }
     match payload(bytes) {
         Some((_, expected)) if expected == entries => Ok(()),

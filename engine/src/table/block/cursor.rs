@@ -90,6 +90,13 @@ impl<B: AsRef<[u8]>> BlockCursor<B> {
         &self.key
     }
 
+    /// Where in the block the entry is.
+    #[inline]
+    pub(super) fn offset(&self) -> usize {
+        debug_assert!(self.valid());
+        self.at
+    }
+
     /// The trailer of the entry.
     #[inline]
     pub(crate) fn trailer(&self) -> Trailer {

@@ -88,6 +88,20 @@ fn bit(h: u32) -> (usize, u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_key_is_excluded_whatever_the_bits(hashes: Vec<u64>, bits in 1u32..=32, large: bool) {
+            let page = build(&hashes, if large { 4096 } else { 512 }, bits);
+            prop_assert!(hashes.iter().all(|&hash| filter_may_contain(&page, hash)));
+        }
+
+        #[test]
+        fn any_bytes_answer(bytes in prop::collection::vec(any::<u8>(), 0..600), hash: u64) {
+            std::hint::black_box(filter_may_contain(&bytes, hash));
+        }
+    }
 
     fn hashes(from: u64, count: u64) -> Vec<u64> {
         (from..from + count).map(|key| key_hash(&key.to_be_bytes())).collect()
