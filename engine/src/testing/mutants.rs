@@ -134,6 +134,8 @@ siltstone_io::mutant_table! {
         "a failed flush of the device counts as done: acknowledged writes are lost in a crash",
     FailedFlushTriedAgain:
         "a failed flush of the device is tried again and believed: what the first had covered is lost in a crash",
+    FlushFailureOfOtherShardIgnored:
+        "after a failed flush other shards believe the next one: what they had written before it is lost in a crash",
     CloseForgetsPending:
         "closing acknowledges what is in the log's buffer without writing it: it is lost",
     AdmissionNotWoken:

@@ -50,7 +50,7 @@ mod writer;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use siltstone_io::sync::{AtomicU64, Ordering, SegQueue};
 use siltstone_io::{Buffer, BufferPool, Device, Handle, Placement, SharedDevice};
@@ -86,6 +86,8 @@ struct Shared {
     map: ExtentMap,
     ids: AtomicU64,
     abandoned: SegQueue<Vec<ExtentId>>,
+    /// The first flush that failed, by whichever shard.
+    failed_flush: OnceLock<Error>,
     #[cfg(feature = "testing")]
     audit: audit::Audited,
 }
@@ -130,6 +132,7 @@ impl VolumeParts {
             map: ExtentMap::new(extents),
             ids: AtomicU64::new(1),
             abandoned: SegQueue::new(),
+            failed_flush: OnceLock::new(),
             #[cfg(feature = "testing")]
             audit: audit::Audited::default(),
             device,
@@ -261,7 +264,11 @@ impl Volume {
     }
 
     /// Makes everything durable that was written before.
+    ///
+    /// A flush is the device's, not the shard's: when one has failed, what any shard had written before it may be lost, and no later flush makes
+    /// it durable, though it succeed. So from then on all of them fail.
     pub(crate) async fn flush(&self) -> Result<()> {
+        let failed = &self.inner.parts.shared.failed_flush;
         let flushed = self.inner.device.flush().await;
         if flushed.is_err() && mutant!(FlushFailureIgnored) {
             return Ok(());
@@ -269,7 +276,14 @@ impl Volume {
         if flushed.is_err() && mutant!(FailedFlushTriedAgain) {
             return Ok(self.inner.device.flush().await?);
         }
-        Ok(flushed?)
+        if let Err(error) = flushed {
+            let _ = failed.set(error.into());
+        }
+        match failed.get() {
+            Some(_) if mutant!(FlushFailureOfOtherShardIgnored) => Ok(()),
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
     }
 
     /// Allocates an extent and reserves its space on the device.

@@ -193,7 +193,11 @@ impl Oracle {
         self.checkpoints.push(saved);
         if let Some(retained) = retained {
             let excess = self.checkpoints.len().saturating_sub(retained);
-            self.checkpoints.drain(..excess);
+            match self.contract {
+                Contract::Crash => drop(self.checkpoints.drain(..excess)),
+                // The device may have failed retention, not the checkpoint.
+                _ => self.checkpoints.iter_mut().take(excess).for_each(|saved| saved.doomed = true),
+            }
         }
     }
 

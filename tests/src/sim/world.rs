@@ -28,8 +28,9 @@ pub(crate) struct World {
     random: Random,
     oracle: SharedOracle,
     tally: Rc<RefCell<Tally>>,
-    /// Whether there is a volume to speak of: its creation may have been cut short.
     lives: u32,
+    /// Whether the volume has ever been opened: before that, its creation may have been cut short.
+    created: bool,
 }
 
 /// Everything that is in the volume.
@@ -45,7 +46,7 @@ impl World {
         let simulation = Simulation::with(plan.seed, plan.device.clone(), plan.skip_chance);
         let oracle = SharedOracle::new(plan.contract, simulation.disk.clone());
         let random = Random::new(plan.seed ^ 0x77_6f72_6c64);
-        World { plan, simulation, random, oracle, tally, lives: 0 }
+        World { plan, simulation, random, oracle, tally, lives: 0, created: false }
     }
 
     /// The simulation itself; panics where something is not as it must be.
@@ -207,11 +208,19 @@ impl World {
             match opened.and_then(|node| self.compare_recovered(&node, way).map(|()| node)) {
                 Ok(node) if !self.simulation.disk.crashed() => {
                     self.tally.borrow_mut().count("open");
+                    self.created = true;
                     return node;
                 }
                 Ok(_) => {}
                 Err(error) => {
                     self.tell(|| format!("opening failed: {error}"));
+                    if !self.created && is_unfinished(&error) {
+                        // Garbage where the first superblock should be cannot be told from somebody else's data. There was nothing in it.
+                        self.tally.borrow_mut().count("creation begun anew");
+                        self.simulation.disk.truncate(0);
+                        self.power_cycle();
+                        continue;
+                    }
                     self.oracle.lock().judge("recovery", &error);
                     self.tally.borrow_mut().count_failure("open", &error);
                     if !self.simulation.disk.crashed() {
@@ -339,6 +348,15 @@ impl World {
         let report = report.unwrap_or_else(|error| panic!("the volume cannot be verified: {error}"));
         assert!(report.is_clean(), "the volume is not sound: {:?}", report.problems);
         self.tally.borrow_mut().count("verify");
+    }
+}
+
+/// Whether an opening refuses what a creation may have left when it was cut short.
+fn is_unfinished(error: &Error) -> bool {
+    match error {
+        Error::Corruption(corruption) => corruption.structure == "superblock",
+        Error::NotAVolume { .. } => true,
+        _ => false,
     }
 }
 

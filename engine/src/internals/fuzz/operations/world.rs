@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use siltstone_io::{SimClock, SimDisk, SimOptions};
+use siltstone_io::{SimClock, SimDisk, SimFaults, SimOptions};
 
 use super::machine::{Crashed, Machine};
 use super::model::{Cell, Model, Place, Saved, Write};
@@ -60,13 +60,17 @@ impl World {
         let options = SimOptions {
             volatile_cache: !setup.write_through,
             logical_block_bytes: if setup.small_blocks { 512 } else { 4096 },
-            short_transfer_chance: if setup.short_transfers { 0.05 } else { 0.0 },
-            again_chance: if setup.refusals { 0.02 } else { 0.0 },
             ..SimOptions::default()
         };
         let seed = u64::from(setup.seed);
+        let disk = SimDisk::new(seed, options);
+        disk.set_faults(SimFaults {
+            short_transfer_chance: if setup.short_transfers { 0.05 } else { 0.0 },
+            again_chance: if setup.refusals { 0.02 } else { 0.0 },
+            ..SimFaults::default()
+        });
         let mut world = World {
-            machine: Machine::new(SimDisk::new(seed, options), SimClock::new(), seed),
+            machine: Machine::new(disk, SimClock::new(), seed),
             model: Model::default(),
             key_groups: [4, 16, 64, 1024][usize::from(setup.key_groups % 4)],
             durability: Durability::Sync,
