@@ -100,11 +100,6 @@ impl World {
             if self.compare(node, &shift).is_err() {
                 return false;
             }
-            if self.plan.verbose
-                && let Ok(Ok(stats)) = node.try_run(node.engine.stats())
-            {
-                self.tell(|| format!("{} checkpoints, {stats:?}", self.oracle.lock().checkpoints.len()));
-            }
             self.oracle.lock().now_ms += self.random.below(400);
         }
         true
