@@ -409,9 +409,15 @@ impl Inner {
 }
 
 impl Drop for Inner {
-    /// No block was ever written to the successors: a writer that is dropped gives them up. The chain stays for readers.
+    /// The chain stays for readers. A writer that is dropped gives up the extents that hold no block: the successors, and the current one
+    /// where the last block filled the one before it.
     fn drop(&mut self) {
-        self.volume.parts().abandon(self.place.get_mut().ahead.drain(..).collect());
+        let place = self.place.get_mut();
+        let mut unused: Vec<ExtentId> = place.ahead.drain(..).collect();
+        if place.page == 0 && place.chain.len() > 1 {
+            unused.extend(place.chain.pop_back().map(|current| current.extent));
+        }
+        self.volume.parts().abandon(unused);
     }
 }
 
