@@ -38,7 +38,8 @@ pub(crate) struct Oracle {
     pub(crate) cells: Cells,
     /// Complete checkpoints, oldest first.
     pub(crate) checkpoints: Vec<Saved>,
-    pub(crate) pending: Option<Pending>,
+    /// Those whose completion was not heard of, oldest first: under way, or failed, which does not say that they do not exist.
+    pub(crate) pending: Vec<Pending>,
     /// Names of keyspaces whose creation was acknowledged.
     pub(crate) created: BTreeSet<String>,
     pub(crate) now_ms: u64,
@@ -64,7 +65,7 @@ impl SharedOracle {
             journal: Journal::default(),
             cells: Cells::default(),
             checkpoints: Vec::new(),
-            pending: None,
+            pending: Vec::new(),
             created: BTreeSet::new(),
             now_ms: 1000,
             excuses_before: 0,
@@ -167,7 +168,7 @@ impl Oracle {
     pub(crate) fn barrier(&mut self, name: String, retained: Option<usize>) {
         let (epoch, begun) = (self.journal.epoch(), self.journal.barrier());
         let applied = self.cells.applied();
-        self.pending = Some(Pending { name, begun, epoch, applied, now_ms: self.now_ms });
+        self.pending.push(Pending { name, begun, epoch, applied, now_ms: self.now_ms });
         if let Some(retained) = retained {
             // If it completes, and nobody hears of it, the oldest may be gone.
             let excess = (self.checkpoints.len() + 1).saturating_sub(retained);
@@ -182,7 +183,7 @@ impl Oracle {
 
     /// A checkpoint is complete.
     pub(crate) fn complete(&mut self, durability: Durability, retained: Option<usize>) {
-        let pending = self.pending.take().expect("a checkpoint was under way");
+        let pending = self.pending.pop().expect("a checkpoint was under way");
         if durability != Durability::Checkpoint {
             self.cells.synced(pending.applied.clone());
         }
@@ -201,13 +202,13 @@ impl Oracle {
         }
     }
 
-    /// Compares the checkpoints found with those known. One whose completion was not heard of now is known to exist or not.
+    /// Compares the checkpoints found with those known. Of those whose completion was not heard of it is known now whether they exist.
     pub(crate) fn found_checkpoints(&mut self, names: &[String]) {
-        if let Some(pending) = self.pending.take()
-            && names.last() == Some(&pending.name)
-        {
-            let saved = self.saved(pending);
-            self.checkpoints.push(saved);
+        for pending in std::mem::take(&mut self.pending) {
+            if names.contains(&pending.name) {
+                let saved = self.saved(pending);
+                self.checkpoints.push(saved);
+            }
         }
         let known: Vec<(String, bool)> =
             self.checkpoints.iter().map(|saved| (saved.name.clone(), saved.doomed)).collect();
@@ -223,7 +224,7 @@ impl Oracle {
 
     /// Like [`found_checkpoints`](Oracle::found_checkpoints) where the device has lied: some may have been forgotten, or come back.
     pub(crate) fn found_some_checkpoints(&mut self, names: &[String]) {
-        if let Some(pending) = self.pending.take() {
+        for pending in std::mem::take(&mut self.pending) {
             let saved = self.saved(pending);
             self.checkpoints.push(saved);
         }

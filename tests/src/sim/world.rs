@@ -31,6 +31,8 @@ pub(crate) struct World {
     lives: u32,
     /// Whether the volume has ever been opened: before that, its creation may have been cut short.
     created: bool,
+    /// The device has lied about metadata, and the engine has written on top of that: not even the truth makes it whole any more.
+    lost: bool,
 }
 
 /// Everything that is in the volume.
@@ -46,7 +48,7 @@ impl World {
         let simulation = Simulation::with(plan.seed, plan.device.clone(), plan.skip_chance);
         let oracle = SharedOracle::new(plan.contract, simulation.disk.clone());
         let random = Random::new(plan.seed ^ 0x77_6f72_6c64);
-        World { plan, simulation, random, oracle, tally, lives: 0, created: false }
+        World { plan, simulation, random, oracle, tally, lives: 0, created: false, lost: false }
     }
 
     /// The simulation itself; panics where something is not as it must be.
@@ -54,7 +56,9 @@ impl World {
         for _ in 0..self.plan.lives {
             self.live();
         }
-        self.finish();
+        if !self.lost {
+            self.finish();
+        }
     }
 
     /// What the disk has seen and done.
@@ -64,9 +68,12 @@ impl World {
 
     /// One life: recovery, comparison, work, and an end.
     fn live(&mut self) {
+        if self.lost {
+            return;
+        }
         self.lives += 1;
         let way = self.any_way();
-        let node = self.recover(&way, true);
+        let Some(node) = self.recover(&way, true) else { return };
         self.tell(|| format!("life {} begins", self.lives));
         self.plan_crash();
         let ended = self.work(&node, &way);
@@ -180,7 +187,7 @@ impl World {
 
     /// Opens until it works, and compares what is there. Faults that keep it from opening are turned off after a while: then nothing
     /// may be missing.
-    fn recover(&mut self, way: &Way, may_fail: bool) -> Node {
+    fn recover(&mut self, way: &Way, may_fail: bool) -> Option<Node> {
         let mut failed = 0;
         for attempt in 0.. {
             let faulty = may_fail && failed < FAILED_OPENINGS_MAX;
@@ -204,7 +211,7 @@ impl World {
                 Ok(node) if !self.simulation.disk.crashed() => {
                     self.tally.borrow_mut().count("open");
                     self.created = true;
-                    return node;
+                    return Some(node);
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -219,6 +226,11 @@ impl World {
                     self.oracle.lock().judge("recovery", &error);
                     self.tally.borrow_mut().count_failure("open", &error);
                     if !self.simulation.disk.crashed() {
+                        if !faulty && self.oracle.lock().log_was_damaged {
+                            self.tally.borrow_mut().count("volume lost to stale metadata");
+                            self.lost = true;
+                            return None;
+                        }
                         assert!(faulty, "recovery fails without a fault: {error}");
                         failed += 1;
                     }
@@ -288,7 +300,7 @@ impl World {
     fn finish(&mut self) {
         self.simulation.disk.heal();
         let way = self.any_way();
-        let node = self.recover(&way, false);
+        let Some(node) = self.recover(&way, false) else { return };
         let shift =
             Shift::new(node.engine.clone(), way.durability, way.retained, self.oracle.clone(), Rc::clone(&self.tally));
         let shift = shift.unwrap_or_else(|error| panic!("the keyspaces are there: {error}"));
