@@ -11,7 +11,7 @@ use siltstone::{Engine, Error, Options, Result, ShardDriver};
 use siltstone_io::{Budget, Random, SimClock, SimDisk, SimFaults, SimOptions, Turn};
 
 /// Rounds without an end of the client's future after which a simulation counts as stuck.
-const ROUNDS_MAX: u64 = 20_000_000;
+const ROUNDS_MAX: u64 = 3_000_000;
 
 /// The simulated disk has lost power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

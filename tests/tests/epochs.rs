@@ -3,7 +3,7 @@
 use siltstone::{
     Durability, Engine, Keyspace, KeyspaceOptions, Options, Partition, Restore, Result, ScanRange, TimeDomain, Ttl,
 };
-use siltstone_io::{Random, SimClock, SimDisk, SimOptions};
+use siltstone_io::{OpKind, Random, SimClock, SimDisk, SimOptions};
 use siltstone_tests::{Node, Simulation, seeds};
 
 const WRITES: u8 = 5;
@@ -39,6 +39,34 @@ fn stragglers_are_in_the_checkpoint_wholly_and_later_operators_not_at_all() {
         let node = open(&mut simulation, 1 + random.below(4) as usize, durability, Restore::Checkpoint("cut".into()));
         assert_eq!(values(&node), vec![0; 40 * usize::from(WRITES)], "the checkpoint is not what began before it");
     });
+}
+
+/// Whichever write of a checkpoint fails: the volume opens again, whether or not the checkpoint exists then.
+#[test]
+fn a_checkpoint_that_fails_at_any_write_leaves_a_volume_that_opens() {
+    for (seed, nth) in (0..6).flat_map(|seed| (0..12).map(move |nth| (seed, nth))) {
+        let mut simulation = Simulation::new(seed);
+        let node = open(&mut simulation, 2, Durability::Checkpoint, Restore::Latest);
+        let keyspace = node.engine.keyspace("state").unwrap_or_else(|error| panic!("{error}"));
+        let written = node.run(async {
+            for part in 0..20u8 {
+                node.engine.put(&keyspace, &[part, 0], b"value").await?;
+            }
+            Ok::<_, siltstone::Error>(())
+        });
+        assert!(written.is_ok(), "{written:?}");
+        simulation.disk.fail_after(OpKind::Write, nth, 5);
+        let taken = node.run(node.engine.checkpoint("cut", Vec::new()));
+        drop(node);
+        simulation.disk.crash();
+        simulation.disk.restart();
+        simulation.disk.heal();
+        let node = open(&mut simulation, 2, Durability::Checkpoint, Restore::Latest);
+        let found = node.run(node.engine.checkpoints()).unwrap_or_else(|error| panic!("{error}"));
+        assert!(taken.is_err() || found.len() == 1, "seed {seed}, write {nth}: a complete checkpoint is gone");
+        let values = values(&node).len();
+        assert_eq!(values, if found.is_empty() { 0 } else { 20 }, "seed {seed}, write {nth}");
+    }
 }
 
 /// 40 operators begin, write value 0 and wait; the barrier; operators on the same keys write value 1 and end; then the first ones go on.

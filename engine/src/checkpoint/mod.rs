@@ -12,7 +12,8 @@
 //!
 //! # What a crash leaves
 //!
-//! Before 4 is durable: parts without a commit, which the next opening drops. Between the steps of 5: the same.
+//! Before 4 is durable: parts without a commit, which the next opening drops. Between the steps of 5: the same. Where the write of 4 fails, nobody
+//! knows whether the checkpoint exists: shard 0 is read-only then, the parts stay, and the next opening finds out.
 //!
 //! # Cost
 //!
@@ -99,6 +100,7 @@ pub(crate) async fn coordinate(
     let parts = engine.on_every_shard(move |shard| async move { shard.take_part(epoch).await });
     let parts = parts.await;
     let failed = parts.into_iter().find_map(|part| part.and_then(|part| part).err());
+    let complete = failed.is_none();
     let result = match failed {
         Some(error) => Err(error),
         None => shard.commit_checkpoint(epoch.0, name, bytes, engine.shards()).await,
@@ -106,9 +108,13 @@ pub(crate) async fn coordinate(
     if let Err(error) = &result {
         mark!(CheckpointFailed);
         tracing::warn!(%error, epoch = epoch.0, "a checkpoint failed");
-        // Parts that were taken pin space: let them go. They are gone with the next opening in any case.
-        let drops = engine.on_every_shard(move |shard| async move { shard.drop_part(epoch.0).await });
-        drop(drops.await);
+        // Parts that were taken pin space: let them go. They are gone with the next opening in any case. But a commit that failed may be on the
+        // device all the same: then its parts stay, and the next opening finds out.
+        let may_exist = complete && !matches!(error, Error::NoSpace(_));
+        if !may_exist || mutant!(PartsOfFailedCommitDropped) {
+            let drops = engine.on_every_shard(move |shard| async move { shard.drop_part(epoch.0).await });
+            drop(drops.await);
+        }
         // The next barrier must find this epoch gone everywhere. Where space is missing that may take long: the checkpoint has failed, and stays
         // under way until the flushes that failed have succeeded.
         let out_of_space = matches!(error, Error::NoSpace(_));

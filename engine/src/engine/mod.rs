@@ -283,7 +283,8 @@ impl Engine {
     /// the call itself; the returned future resolves when the checkpoint is durable. Nothing waits for it.
     ///
     /// # Errors
-    /// [`Error::Busy`] while another checkpoint is under way; otherwise whatever kept a shard from writing: then the checkpoint does not exist.
+    /// [`Error::Busy`] while another checkpoint is under way; otherwise whatever kept a shard from writing: then the checkpoint does not exist,
+    /// unless it was the last write of all that failed ([`Error::Io`]): whether that one is on the device the next opening tells.
     pub fn checkpoint(
         &self,
         name: &str,

@@ -136,6 +136,8 @@ siltstone_io::mutant_table! {
         "a failed flush of the device is tried again and believed: what the first had covered is lost in a crash",
     FlushFailureOfOtherShardIgnored:
         "after a failed flush other shards believe the next one: what they had written before it is lost in a crash",
+    PartsOfFailedCommitDropped:
+        "a checkpoint's parts are dropped though its commit may be on the device: the volume cannot be opened",
     CloseForgetsPending:
         "closing acknowledges what is in the log's buffer without writing it: it is lost",
     AdmissionNotWoken:

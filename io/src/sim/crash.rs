@@ -11,6 +11,8 @@ const SECTOR_BYTES: usize = 512;
 
 /// Begins the trace of a crash.
 const CRASH_EVENT: u64 = 3;
+/// And that of the end of a process.
+const KILL_EVENT: u64 = 4;
 
 /// What a crash leaves of a block.
 struct Survivor {
@@ -51,6 +53,13 @@ impl DiskState {
         self.crashed = true;
         self.life += 1;
         self.trace.add([CRASH_EVENT, self.version, self.len]);
+    }
+
+    /// The process ends and the power stays: what is in flight lands or not, and the cache keeps what it has.
+    pub(super) fn kill(&mut self) {
+        self.land_in_flight();
+        self.life += 1;
+        self.trace.add([KILL_EVENT, self.version, self.len]);
     }
 
     /// Writes and discards in flight become versions of their blocks, in random order, any part of them.

@@ -49,6 +49,8 @@ pub(super) struct Planned {
     pub(super) offsets: Range<u64>,
     pub(super) errno: i32,
     pub(super) times: u32,
+    /// Operations of the kind that pass first.
+    pub(super) skip: u32,
 }
 
 pub(super) struct DiskState {
@@ -180,7 +182,19 @@ impl SimDisk {
     /// Makes the next `times` operations of this kind that touch these offsets fail with this error number. With EIO, a write may have
     /// changed some of its blocks, and a flush has the consequences of [`SimFaults::flush_error_chance`]. (Flushes touch all offsets.)
     pub fn fail_next(&self, op: OpKind, offsets: Range<u64>, errno: i32, times: u32) {
-        self.state().planned.push(Planned { kind: op, offsets, errno, times });
+        self.state().planned.push(Planned { kind: op, offsets, errno, times, skip: 0 });
+    }
+
+    /// Makes one operation of this kind fail with this error number, behind the next `skip` of them; else like
+    /// [`fail_next`](SimDisk::fail_next).
+    pub fn fail_after(&self, op: OpKind, skip: u32, errno: i32) {
+        self.state().planned.push(Planned { kind: op, offsets: 0..u64::MAX, errno, times: 1, skip });
+    }
+
+    /// The process that uses the disk ends, and the power stays on: operations in flight land or not, and what is in the volatile cache
+    /// stays there. Attachments from before are dead.
+    pub fn kill(&self) {
+        self.state().kill();
     }
 
     /// Flips bits of the block at this offset, until it is rewritten.

@@ -93,6 +93,10 @@ impl DiskState {
             planned.kind == op.kind && planned.times > 0 && (op.kind == OpKind::Flush || overlaps)
         })?;
         let planned = &mut self.planned[index];
+        if planned.skip > 0 {
+            planned.skip -= 1;
+            return None;
+        }
         planned.times -= 1;
         let errno = planned.errno;
         if planned.times == 0 {

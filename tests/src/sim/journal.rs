@@ -170,6 +170,15 @@ impl Journal {
         self.writes.values().any(gave)
     }
 
+    /// Forgets some write that a read shows: for a check that must fail.
+    pub(crate) fn forget_one(&mut self) {
+        let applied: Vec<WriteId> = self.visible().into_iter().collect();
+        if let Some(id) = applied.last() {
+            self.base.remove(id);
+            self.applied.iter_mut().for_each(|of_shard| of_shard.retain(|other| other != id));
+        }
+    }
+
     /// A new run begins, on this state.
     pub(crate) fn begin_run(&mut self, base: BTreeSet<WriteId>, shards: usize) {
         self.current = self.replay(&base);

@@ -27,5 +27,5 @@ mod tally;
 mod workload;
 mod world;
 
-pub use plan::{Contract, Limits, Plan, fault_names};
+pub use plan::{Canary, Contract, Limits, Plan, fault_names};
 pub use tally::Tally;

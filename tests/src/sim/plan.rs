@@ -47,6 +47,8 @@ pub struct Plan {
     pub skip_chance: f64,
     /// Tells of each life and opening on standard error.
     pub verbose: bool,
+    /// A check that must fail.
+    pub canary: Option<Canary>,
 }
 
 /// Cuts a plan down.
@@ -64,6 +66,17 @@ pub struct Limits {
     pub without: BTreeSet<String>,
     /// Tells of each life and opening on standard error.
     pub verbose: bool,
+    /// A check that must fail.
+    pub canary: Option<Canary>,
+}
+
+/// A check that must always fail: what shows that the oracle would notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Canary {
+    /// A write counts as durable that was never made.
+    LostWrite,
+    /// The oracle does not know of a write that was made.
+    StrangeWrite,
 }
 
 /// How a life begins.
@@ -159,6 +172,7 @@ impl Plan {
             steps: (8 + random.below(if size == 0 { 300 } else { 120 })) as u32,
             skip_chance: if random.chance(0.5) { 0.3 } else { 0.0 },
             verbose: limits.verbose,
+            canary: limits.canary,
         };
         plan.limit(limits);
         plan

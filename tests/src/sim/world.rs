@@ -12,7 +12,7 @@ use super::clients::Clients;
 use super::journal::{WriteId, id_of};
 use super::operators::drop_snapshots;
 use super::oracle::SharedOracle;
-use super::plan::{CELL_SPACES, Contract, Plan, SPACES, Way};
+use super::plan::{CELL_SPACES, Canary, Contract, Plan, SPACES, Way};
 use super::tally::Tally;
 use super::workload::{Client, Shift, collect};
 use crate::{Node, Simulation};
@@ -83,7 +83,7 @@ impl World {
         } else {
             drop(node);
         }
-        self.power_cycle();
+        self.end_of_process();
     }
 
     /// Decides whether, and at which of the writes to come, the power fails.
@@ -164,6 +164,17 @@ impl World {
         }
     }
 
+    /// The process is gone: often the power with it, at times only the process. (Not where flushes have failed or lied: what only the cache holds
+    /// then nobody can promise.)
+    fn end_of_process(&mut self) {
+        if !self.disk().crashed() && self.plan.contract == Contract::Crash && self.random.chance(0.3) {
+            self.tally.borrow_mut().count("process killed");
+            self.simulation.disk.kill();
+        } else {
+            self.power_cycle();
+        }
+    }
+
     fn power_cycle(&mut self) {
         self.simulation.disk.crash();
         self.simulation.disk.restart();
@@ -236,7 +247,7 @@ impl World {
                     }
                 }
             }
-            self.power_cycle();
+            self.end_of_process();
         }
         unreachable!("the loop has no end")
     }
@@ -305,6 +316,7 @@ impl World {
             Shift::new(node.engine.clone(), way.durability, way.retained, self.oracle.clone(), Rc::clone(&self.tally));
         let shift = shift.unwrap_or_else(|error| panic!("the keyspaces are there: {error}"));
         let failures = self.tally.borrow().failures();
+        self.put_canary();
         let survived = node.try_run(shift.tell_time()).and_then(|()| {
             self.round(&node, &shift, 20)?;
             self.compare(&node, &shift)
@@ -328,6 +340,23 @@ impl World {
             let way = Way { restore: Restore::Latest, durability: Durability::Sync, retained: None };
             drop(self.recover(&way, false));
             self.power_cycle();
+        }
+    }
+
+    /// Makes the oracle wrong, where that is asked for: what follows must notice.
+    fn put_canary(&mut self) {
+        let mut oracle = self.oracle.lock();
+        match self.plan.canary {
+            None => {}
+            Some(Canary::LostWrite) => {
+                let id = oracle.journal.submit([b'p', 0], Vec::new());
+                oracle.journal.apply(0, id);
+            }
+            Some(Canary::StrangeWrite) => {
+                let id = oracle.journal.submit([b'p', 0], vec![(vec![b'k', 0], Some(b"canary".to_vec()))]);
+                oracle.journal.apply(0, id);
+                oracle.journal.forget_one();
+            }
         }
     }
 

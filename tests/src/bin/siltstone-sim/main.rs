@@ -1,5 +1,6 @@
 //! `siltstone-sim`: simulations of the whole engine under faults, from seeds.
 
+mod mutants;
 mod report;
 
 use std::collections::BTreeSet;
@@ -7,7 +8,7 @@ use std::ops::Range;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use siltstone_tests::sim::{Limits, Plan, fault_names, run};
+use siltstone_tests::sim::{Canary, Limits, Plan, fault_names, run};
 
 #[derive(Parser)]
 #[command(name = "siltstone-sim", about = "Simulates whole engines on faulty disks, in virtual time, from seeds")]
@@ -21,9 +22,9 @@ enum Command {
     /// Runs many seeds. The last line says how many seeds, operations and failures there were; the exit status is 1 after a failure.
     Run {
         /// The seeds, as A..B.
-        #[arg(long, value_parser = parse_range, default_value = "0..1000")]
-        seeds: Range<u64>,
-        /// Goes on with further seeds for this long instead of to the end of the range.
+        #[arg(long, value_parser = parse_range)]
+        seeds: Option<Range<u64>>,
+        /// Ends after this long. Without a range of seeds they go on from 0 until then.
         #[arg(long)]
         minutes: Option<f64>,
         /// Threads; each runs one simulation at a time.
@@ -47,6 +48,19 @@ enum Command {
         seed: u64,
         #[command(flatten)]
         limits: LimitArgs,
+    },
+    /// Switches deliberate bugs of the engine on, one after the other, and runs seeds until each is found; then two checks that must always
+    /// fail. The last line says how many were caught; the exit status is 1 where one was not.
+    Mutants {
+        /// The most seeds for each.
+        #[arg(long, default_value_t = 1000)]
+        seeds: u64,
+        /// The most seconds for each.
+        #[arg(long, default_value_t = 120)]
+        seconds: u64,
+        /// Only those whose name contains this.
+        #[arg(long)]
+        only: Option<String>,
     },
     /// Shortens the history of a seed that fails, and prints the command that repeats what is left.
     Shrink {
@@ -75,6 +89,12 @@ struct LimitArgs {
     /// Tells of each life and opening.
     #[arg(long, short)]
     verbose: bool,
+    /// Switches a deliberate bug of the engine on.
+    #[arg(long)]
+    mutant: Option<String>,
+    /// A check that must always fail: lost-write or strange-write.
+    #[arg(long, value_parser = parse_canary)]
+    canary: Option<Canary>,
 }
 
 impl LimitArgs {
@@ -83,7 +103,10 @@ impl LimitArgs {
         if without.remove("all") {
             without.extend(fault_names().map(str::to_owned));
         }
-        Limits { lives: self.lives, rounds: self.rounds, clients: self.clients, steps: self.steps, without, verbose: self.verbose }
+        if let Some(mutant) = &self.mutant {
+            siltstone::testing::mutants::activate(Some(mutant));
+        }
+        Limits { lives: self.lives, rounds: self.rounds, clients: self.clients, steps: self.steps, without, verbose: self.verbose, canary: self.canary }
     }
 }
 
@@ -94,12 +117,21 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
     if range.is_empty() { Err("there are no seeds in that range".into()) } else { Ok(range) }
 }
 
+fn parse_canary(text: &str) -> Result<Canary, String> {
+    match text {
+        "lost-write" => Ok(Canary::LostWrite),
+        "strange-write" => Ok(Canary::StrangeWrite),
+        _ => Err("lost-write or strange-write".into()),
+    }
+}
+
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { seeds, minutes, threads, twice, coverage, failures_max, limits } => {
             let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
             report::run(report::Run {
-                seeds,
+                endless: seeds.is_none(),
+                seeds: seeds.unwrap_or(0..1000),
                 minutes,
                 threads,
                 twice,
@@ -109,6 +141,7 @@ fn main() -> ExitCode {
             })
         }
         Command::Repeat { seed, limits } => repeat(seed, &limits.limits()),
+        Command::Mutants { seeds, seconds, only } => mutants::run(seeds, seconds, only.as_deref()),
         Command::Shrink { seed } => shrink(seed),
     }
 }

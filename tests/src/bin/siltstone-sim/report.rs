@@ -17,6 +17,8 @@ pub(crate) struct Run {
     pub(crate) seeds: Range<u64>,
     pub(crate) minutes: Option<f64>,
     pub(crate) threads: usize,
+    /// The range of seeds has no end.
+    pub(crate) endless: bool,
     pub(crate) twice: bool,
     pub(crate) coverage: bool,
     pub(crate) failures_max: u64,
@@ -45,10 +47,11 @@ pub(crate) fn run(options: Run) -> ExitCode {
     let stop = Arc::new(AtomicBool::new(false));
     let next = {
         let (stop, next, range) = (Arc::clone(&stop), AtomicU64::new(options.seeds.start), options.seeds.clone());
+        let endless = options.minutes.is_some() && options.endless;
         let until = options.minutes.map(|minutes| began + Duration::from_secs_f64(minutes * 60.0));
         move || {
             let seed = next.fetch_add(1, Ordering::SeqCst);
-            let more = until.map_or(seed < range.end, |until| now() < until);
+            let more = (seed < range.end || endless) && until.is_none_or(|until| now() < until);
             (more && !stop.load(Ordering::SeqCst)).then_some(seed)
         }
     };
