@@ -49,8 +49,18 @@ struct Cut {
     name: u64,
     /// What each key may hold.
     keys: Vec<Vec<Content>>,
-    /// Steps of more than one key that may or may not be in it: the key, and what it holds after and before the step.
-    groups: Vec<Vec<(u32, Content, Vec<Content>)>>,
+    /// The writes of each step of more than one key that may or may not be in it.
+    groups: Vec<Vec<Member>>,
+}
+
+/// A write of a step that may or may not be in a checkpoint.
+#[derive(Clone, Debug)]
+struct Member {
+    key: u32,
+    /// What the key holds after the step.
+    after: Content,
+    /// What it may hold where the step is not there.
+    before: Vec<Content>,
 }
 
 /// A checkpoint of the current life.
@@ -266,14 +276,14 @@ impl Oracle {
 
     fn cut(&self, begun: &Begun) -> Cut {
         let mut keys = Vec::with_capacity(KEYS);
-        let mut steps: BTreeMap<(usize, u64), Vec<(u32, Content, Vec<Content>)>> = BTreeMap::new();
+        let mut steps: BTreeMap<(usize, u64), Vec<Member>> = BTreeMap::new();
         for (key, versions) in self.versions.iter().enumerate() {
             let first = last_acknowledged(versions, begun.begins);
             let submitted = versions.iter().rposition(|version| version.submitted < begun.barrier).unwrap_or_default();
             for index in first + 1..=submitted.max(first) {
                 let before = versions[first..index].iter().map(|version| version.content).collect();
                 let group = steps.entry((client_of(key as u32), versions[index].number)).or_default();
-                group.push((key as u32, versions[index].content, before));
+                group.push(Member { key: key as u32, after: versions[index].content, before });
             }
             keys.push(versions[first..=submitted.max(first)].iter().map(|version| version.content).collect());
         }
@@ -317,6 +327,11 @@ impl Oracle {
     pub(crate) fn check_running(&mut self) {
         let found = self.take_found();
         self.check_latest(&found, usize::MAX);
+    }
+
+    /// The engine was closed: what its log held back is durable too.
+    pub(crate) fn closed(&mut self) {
+        self.synced = usize::MAX;
     }
 
     /// All checkpoints were dropped.
@@ -410,19 +425,15 @@ impl Oracle {
             }
         }
         for group in &cut.groups {
-            let certainly_there = |(key, after, before): &(u32, Content, Vec<Content>)| {
-                found[*key as usize] == *after && !before.contains(after)
+            // A later step may have changed a key again: only what the step's own write tells for certain counts.
+            let last_write = |member: &&Member| {
+                let may = &cut.keys[member.key as usize];
+                may.last() == Some(&member.after) && may.len() == member.before.len() + 1
             };
-            let certainly_not = |(key, after, before): &(u32, Content, Vec<Content>)| {
-                found[*key as usize] != *after && before.contains(&found[*key as usize])
-            };
-            // A later step may have changed a key again: only what both tell for certain counts.
-            let unchanged = |(key, after, before): &(u32, Content, Vec<Content>)| {
-                let may = &cut.keys[*key as usize];
-                may.last() == Some(after) && may.len() == before.len() + 1
-            };
-            let group: Vec<_> = group.iter().filter(|entry| unchanged(entry)).collect();
-            if group.iter().any(|entry| certainly_there(entry)) && group.iter().any(|entry| certainly_not(entry)) {
+            let telling = |member: &&Member| !member.before.contains(&member.after);
+            let group: Vec<&Member> = group.iter().filter(last_write).filter(telling).collect();
+            let there = |member: &&Member| found[member.key as usize] == member.after;
+            if group.iter().any(there) && !group.iter().all(there) {
                 self.failures.push(format!("checkpoint {} holds half of a step: {group:?}", cut.name));
             }
         }
@@ -440,4 +451,102 @@ fn matches(versions: &[Version], content: Content, first: usize) -> Option<(usiz
     let least = versions.iter().skip(first).position(|version| version.content == content)? + first;
     let most = versions.iter().rposition(|version| version.content == content)?;
     Some((least, most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES_MAX: usize = 100;
+
+    /// An oracle that has heard of some steps of client 0, the first `acknowledged` of them as acknowledged, and a worker that was killed then.
+    fn killed_after(mode: Mode, steps: u64, acknowledged: u64) -> Oracle {
+        let mut oracle = Oracle::new(1, BYTES_MAX);
+        hear(&mut oracle, mode, Kind::Opened, 0, &[0; 8]);
+        oracle.check_opened(mode);
+        for number in 0..steps {
+            hear(&mut oracle, mode, Kind::Submitted, number + 1, &[]);
+            if number < acknowledged {
+                hear(&mut oracle, mode, Kind::Acknowledged, number, &[]);
+            }
+        }
+        hear(&mut oracle, mode, Kind::Opened, 0, &[0; 8]);
+        oracle
+    }
+
+    fn hear(oracle: &mut Oracle, mode: Mode, kind: Kind, number: u64, payload: &[u8]) {
+        oracle.hear(&Message { kind, client: 0, number, payload: payload.to_vec() }, mode);
+    }
+
+    /// What the volume holds after these steps.
+    fn after(steps: impl IntoIterator<Item = u64>) -> BTreeMap<u32, u64> {
+        let mut state = BTreeMap::new();
+        for number in steps {
+            for (key, put) in step(1, 0, number).writes {
+                state.remove(&key);
+                if put {
+                    state.insert(key, number);
+                }
+            }
+        }
+        state
+    }
+
+    /// How many failures there are when a volume with this state is opened.
+    fn failures(mut oracle: Oracle, state: &BTreeMap<u32, u64>) -> usize {
+        for (&key, &number) in state {
+            let hash = xxh3_64(&value(1, key, number, BYTES_MAX));
+            let payload: Vec<u8> = [u64::from(key), number, hash].iter().flat_map(|part| part.to_le_bytes()).collect();
+            hear(&mut oracle, Mode::Sync, Kind::Found, 0, &payload);
+        }
+        oracle.check_opened(Mode::Sync);
+        oracle.failures.len()
+    }
+
+    /// Steps after which every key of their partitions has been written more than once.
+    const STEPS: u64 = 3000;
+
+    #[test]
+    fn what_may_be_is_accepted() {
+        assert_eq!(failures(killed_after(Mode::Sync, STEPS, STEPS), &after(0..STEPS)), 0);
+        assert_eq!(failures(killed_after(Mode::Sync, STEPS, STEPS - 50), &after(0..STEPS - 50)), 0);
+        assert_eq!(failures(killed_after(Mode::Sync, STEPS, STEPS - 50), &after(0..STEPS - 20)), 0);
+        assert_eq!(failures(killed_after(Mode::Interval, STEPS, STEPS), &after(0..1)), 0);
+        assert_eq!(failures(killed_after(Mode::Interval, STEPS, STEPS), &after([])), 0);
+    }
+
+    #[test]
+    fn a_lost_acknowledged_write_is_noticed() {
+        assert!(failures(killed_after(Mode::Sync, STEPS, STEPS), &after(0..STEPS - 1)) > 0);
+    }
+
+    #[test]
+    fn what_was_not_submitted_is_noticed() {
+        assert!(failures(killed_after(Mode::Sync, STEPS, STEPS), &after(0..STEPS + 3)) > 0);
+    }
+
+    #[test]
+    fn a_hole_in_the_history_is_noticed() {
+        assert!(failures(killed_after(Mode::Interval, STEPS, STEPS), &after((0..2000).chain(2003..STEPS))) > 0);
+    }
+
+    #[test]
+    fn half_a_batch_is_noticed() {
+        let last = (STEPS..).find(|number| step(1, 0, *number).how == How::Batch).unwrap_or(STEPS);
+        let puts: Vec<u32> = step(1, 0, last).writes.into_iter().filter(|(_, put)| *put).map(|(key, _)| key).collect();
+        assert!(puts.len() > 1, "another seed is needed");
+        let mut half = after(0..last);
+        half.insert(puts[0], last);
+        assert_eq!(failures(killed_after(Mode::Sync, last + 1, last), &half), 1);
+    }
+
+    #[test]
+    fn a_value_of_another_step_is_noticed() {
+        let mut oracle = killed_after(Mode::Sync, STEPS, STEPS);
+        let (key, number) = after(0..STEPS).into_iter().next().unwrap_or_default();
+        let payload: Vec<u8> = [u64::from(key), number, 7].iter().flat_map(|part| part.to_le_bytes()).collect();
+        hear(&mut oracle, Mode::Sync, Kind::Found, 0, &payload);
+        let found = oracle.take_found();
+        assert_eq!((found[key as usize], oracle.failures.len()), (Some(number), 1));
+    }
 }

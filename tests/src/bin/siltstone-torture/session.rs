@@ -151,7 +151,10 @@ impl Session {
         let status = self.worker.as_mut().and_then(|worker| worker.wait(PATIENCE));
         self.worker = None;
         match status {
-            Some(status) if status.success() => Ok(()),
+            Some(status) if status.success() => {
+                self.oracle.closed();
+                Ok(())
+            }
             other => Err(format!("closing ended with {other:?}")),
         }
     }
