@@ -150,18 +150,15 @@ fn reads_fail(session: &mut Session, random: &mut Random, tally: &mut Tally) -> 
     let tail = session.place.cut_below((1 + random.below(24)) << 20)?;
     session.options.read_only = true;
     session.start(Mode::Sync, shards)?;
-    let (class, error) = match session.opening()? {
-        Opening::Refused(class, error) => (class, error),
-        // What can be read is right; what cannot is an error.
-        Opening::Done => match session.command("dump")? {
-            Some(error) => error,
-            None => (ErrorClass::Io, "everything lies before the cut".into()),
-        },
+    let failed = match session.opening()? {
+        Opening::Refused(class, error) => Some((class, error, "opening")),
+        Opening::Done => session.command("dump")?.map(|(class, error)| (class, error, "reading")),
     };
-    if class != ErrorClass::Io {
-        return Err(format!("a read that fails is told as {class:?}: {error}"));
+    match failed {
+        Some((ErrorClass::Io, _, what)) => tally.count(format!("CutBelow: {what} failed, as an error of the device")),
+        Some((class, error, what)) => return Err(format!("{what} fails with {class:?}: {error}")),
+        None => tally.count("CutBelow: nothing lay behind the cut"),
     }
-    tally.count("reads failed, as errors of the device");
     session.bury();
     session.options.read_only = false;
     tail.restore()?;
