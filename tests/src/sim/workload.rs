@@ -41,13 +41,7 @@ pub(crate) struct Client {
 }
 
 impl Shift {
-    pub(crate) fn new(
-        engine: Engine,
-        durability: Durability,
-        retained: Option<usize>,
-        oracle: SharedOracle,
-        tally: Rc<RefCell<Tally>>,
-    ) -> Result<Shift> {
+    pub(crate) fn new(engine: Engine, durability: Durability, retained: Option<usize>, oracle: SharedOracle, tally: Rc<RefCell<Tally>>) -> Result<Shift> {
         let spaces = SPACES.iter().map(|space| engine.keyspace(space.name)).collect::<Result<Vec<_>>>()?;
         Ok(Shift {
             engine,

@@ -83,14 +83,7 @@ impl LimitArgs {
         if without.remove("all") {
             without.extend(fault_names().map(str::to_owned));
         }
-        Limits {
-            lives: self.lives,
-            rounds: self.rounds,
-            clients: self.clients,
-            steps: self.steps,
-            without,
-            verbose: self.verbose,
-        }
+        Limits { lives: self.lives, rounds: self.rounds, clients: self.clients, steps: self.steps, without, verbose: self.verbose }
     }
 }
 
@@ -105,7 +98,15 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { seeds, minutes, threads, twice, coverage, failures_max, limits } => {
             let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-            report::run(report::Run { seeds, minutes, threads, twice, coverage, failures_max, limits: limits.limits() })
+            report::run(report::Run {
+                seeds,
+                minutes,
+                threads,
+                twice,
+                coverage,
+                failures_max,
+                limits: limits.limits(),
+            })
         }
         Command::Repeat { seed, limits } => repeat(seed, &limits.limits()),
         Command::Shrink { seed } => shrink(seed),
