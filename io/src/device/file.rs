@@ -114,6 +114,7 @@ fn probe_geometry(file: &File, direct: bool) -> std::io::Result<Geometry> {
         physical_block_bytes: physical,
         max_io_bytes: max_io.max(logical),
         size_bytes,
+        fixed_size: is_block_device,
         atomic_write_bytes: queue.number("atomic_write_unit_max_bytes").map_or(0, |bytes| bytes as u32),
         volatile_cache: queue.text("write_cache").is_none_or(|mode| mode != "write through"),
         direct,

@@ -12,6 +12,8 @@ pub struct Geometry {
     pub max_io_bytes: u32,
     /// The size when it was opened; [`Device::len_bytes`](crate::Device::len_bytes) has the present one.
     pub size_bytes: u64,
+    /// It does not grow: reserving space beyond its end finds none, and before its end there is nothing to reserve. A block device.
+    pub fixed_size: bool,
     /// How large a write the device makes atomic on power loss, 0 where it promises nothing beyond a logical block.
     pub atomic_write_bytes: u32,
     /// The device may lose writes that were not flushed when power fails.

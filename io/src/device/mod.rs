@@ -215,7 +215,8 @@ impl Device {
     }
 
     /// Reserves space, and grows the device to `offset + len` where it is shorter. New bytes read as zero. A full filesystem is an error
-    /// for which `is_no_space` holds.
+    /// for which `is_no_space` holds, and so is the end of a device of fixed size, which has all its space from the beginning (with what was
+    /// last written to it).
     pub fn allocate(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), IoError>> + use<> {
         self.check_alignment(offset, len);
         self.control(OpKind::Allocate, offset, len)

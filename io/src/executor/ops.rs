@@ -442,6 +442,7 @@ impl Op {
     /// What a completion of a piece means.
     fn advance(&mut self, index: usize, result: i32, closed: bool) -> Step {
         let transfers = self.buffer.is_some();
+        let result = if self.is_beyond_a_fixed_end() { -libc::ENOSPC } else { result };
         let piece = self.piece(index);
         let left = piece.len - piece.done;
         let error = match result {
@@ -485,6 +486,13 @@ impl Op {
             }
             Some(errno) => IoError::from_errno(self.kind, path, self.offset, self.len, errno),
         }))
+    }
+
+    /// Whether it reserves space that a device of fixed size does not have.
+    fn is_beyond_a_fixed_end(&self) -> bool {
+        let end = self.offset + self.len;
+        let has = |device: &Attached| !device.geometry().fixed_size || end <= device.geometry().size_bytes;
+        self.kind == OpKind::Allocate && self.device.as_deref().is_some_and(|device| !has(device))
     }
 
     /// Whether what is left of a piece after a short transfer is aligned, so that it can be asked for.

@@ -142,6 +142,10 @@ impl Ring {
         let Target::File { fd, slot } = transfer.device.target() else {
             unreachable!("attached only to files");
         };
+        if transfer.kind == OpKind::Allocate && transfer.device.geometry().fixed_size {
+            // A block device has its space, and refuses to reserve it.
+            return opcode::Nop::new().build();
+        }
         match slot {
             Some(slot) => {
                 let target = types::Fixed(slot.index());

@@ -276,6 +276,7 @@ impl SimDisk {
             physical_block_bytes: state.options.logical_block_bytes,
             max_io_bytes: state.options.max_io_bytes,
             size_bytes: state.len,
+            fixed_size: false,
             atomic_write_bytes: 0,
             volatile_cache: state.options.volatile_cache,
             direct: true,

@@ -1,0 +1,246 @@
+//! Where the volume is: a file, a loop device or a zram device. Devices are given back with the value, whatever happens.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::ValueEnum;
+use tempfile::TempDir;
+
+/// Kinds of places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlaceKind {
+    /// A file of the filesystem for temporary files.
+    File,
+    /// A loop device on such a file. Needs root.
+    Loop,
+    /// A compressed memory device. Needs root.
+    Zram,
+}
+
+/// A place for one volume, blank at first.
+pub(crate) struct Place {
+    // Dropped in this order: the device, the filesystem below it, the directory.
+    device: Option<Device>,
+    mounted: Option<Mounted>,
+    directory: TempDir,
+}
+
+enum Device {
+    Loop(LoopDevice),
+    Zram(ZramDevice),
+}
+
+impl Place {
+    /// A place of this size, or why there is none. With `small` the file behind a loop device is on a tmpfs of that many bytes.
+    pub(crate) fn new(kind: PlaceKind, bytes: u64, small: Option<u64>) -> Result<Place, String> {
+        let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
+        let mounted = match (kind, small) {
+            (PlaceKind::Loop, Some(bytes)) => Some(Mounted::tmpfs(&directory.path().join("small"), bytes)?),
+            _ => None,
+        };
+        let device = match kind {
+            PlaceKind::File => None,
+            PlaceKind::Loop => {
+                let below = mounted.as_ref().map_or(directory.path(), |mounted| &mounted.0);
+                Some(Device::Loop(LoopDevice::new(&below.join("image"), bytes)?))
+            }
+            PlaceKind::Zram => Some(Device::Zram(ZramDevice::new(bytes)?)),
+        };
+        Ok(Place { device, mounted, directory })
+    }
+
+    /// What the engine opens.
+    pub(crate) fn path(&self) -> PathBuf {
+        match &self.device {
+            None => self.directory.path().join("volume"),
+            Some(Device::Loop(device)) => device.device.clone(),
+            Some(Device::Zram(device)) => device.device.clone(),
+        }
+    }
+
+    /// A directory beside it.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Whether the volume can be given more space.
+    pub(crate) fn grows(&self) -> bool {
+        !matches!(self.device, Some(Device::Zram(_)))
+    }
+
+    /// Makes a loop device larger.
+    pub(crate) fn grow(&self, bytes: u64) -> Result<(), String> {
+        let Some(Device::Loop(device)) = &self.device else { return Ok(()) };
+        File::options().write(true).open(&device.image).and_then(|file| file.set_len(bytes)).map_err(text)?;
+        run(Command::new("losetup").arg("-c").arg(&device.device)).map(drop)
+    }
+
+    /// Uses up the tmpfs behind a loop device, or gives it back.
+    pub(crate) fn fill_below(&self, full: bool) -> Result<(), String> {
+        let Some(mounted) = &self.mounted else { return Err("there is no tmpfs below".into()) };
+        let filler = mounted.0.join("filler");
+        if !full {
+            return std::fs::remove_file(filler).map_err(text);
+        }
+        let file = File::create(filler).map_err(text)?;
+        let zeros = vec![0; 64 << 10];
+        let mut at = 0;
+        while let Ok(written @ 1..) = file.write_at(&zeros, at) {
+            at += written as u64;
+        }
+        Ok(())
+    }
+
+    /// Cuts off the end of the file behind a loop device, and keeps it.
+    pub(crate) fn cut_below(&self, at: u64) -> Result<Tail, String> {
+        let Some(Device::Loop(device)) = &self.device else { return Err("there is no file below".into()) };
+        let file = File::options().read(true).write(true).open(&device.image).map_err(text)?;
+        let end = file.metadata().map_err(text)?.len();
+        let mut bytes = vec![0; end.saturating_sub(at) as usize];
+        file.read_exact_at(&mut bytes, at).map_err(text)?;
+        file.set_len(at).map_err(text)?;
+        Ok(Tail { file, at, bytes })
+    }
+
+    /// Makes a device refuse writes, or take them again.
+    pub(crate) fn set_read_only(&self, read_only: bool) -> Result<(), String> {
+        let flag = if read_only { "--setro" } else { "--setrw" };
+        run(Command::new("blockdev").arg(flag).arg(self.path())).map(drop)
+    }
+
+    /// How much memory a zram device may use from now on; 0 for any.
+    pub(crate) fn limit_memory(&self, bytes: u64) -> Result<(), String> {
+        let Some(Device::Zram(device)) = &self.device else { return Err("this is no zram device".into()) };
+        device.set("mem_limit", &bytes.to_string())
+    }
+
+    /// How much memory a zram device uses.
+    pub(crate) fn memory_used(&self) -> Result<u64, String> {
+        let Some(Device::Zram(device)) = &self.device else { return Err("this is no zram device".into()) };
+        let state = std::fs::read_to_string(device.attribute("mm_stat")).map_err(text)?;
+        state.split_whitespace().nth(2).and_then(|used| used.parse().ok()).ok_or_else(|| format!("mm_stat: {state:?}"))
+    }
+
+    /// Keeps the directory, for somebody to look at.
+    pub(crate) fn keep(self) -> PathBuf {
+        if self.device.is_some() {
+            let copy = self.directory.path().join("copy");
+            if let Err(error) = run(Command::new("cp").arg("--sparse=always").arg(self.path()).arg(&copy)) {
+                eprintln!("the device could not be copied: {error}");
+            }
+        }
+        let Place { device, mounted, directory } = self;
+        drop(device);
+        drop(mounted);
+        directory.keep()
+    }
+}
+
+/// What was cut off a file.
+pub(crate) struct Tail {
+    file: File,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Tail {
+    /// Puts it back.
+    pub(crate) fn restore(self) -> Result<(), String> {
+        self.file.write_all_at(&self.bytes, self.at).map_err(text)
+    }
+}
+
+struct LoopDevice {
+    device: PathBuf,
+    image: PathBuf,
+    /// The kernel detaches a device that was told to when the last who has it open is gone: even after a SIGKILL of this process.
+    _open: File,
+}
+
+impl LoopDevice {
+    fn new(image: &Path, bytes: u64) -> Result<LoopDevice, String> {
+        File::create(image).and_then(|file| file.set_len(bytes)).map_err(text)?;
+        let found = run(Command::new("losetup").args(["--find", "--show"]).arg(image))?;
+        let device = PathBuf::from(found.trim());
+        let open = OpenOptions::new().read(true).open(&device).map_err(text);
+        let detached = run(Command::new("losetup").arg("-d").arg(&device));
+        let device = LoopDevice { device, image: image.to_owned(), _open: open? };
+        detached.map(|_| device)
+    }
+}
+
+struct ZramDevice {
+    device: PathBuf,
+    number: u32,
+}
+
+impl ZramDevice {
+    fn new(bytes: u64) -> Result<ZramDevice, String> {
+        let added = std::fs::read_to_string("/sys/class/zram-control/hot_add")
+            .map_err(|error| format!("no zram device can be had (/sys/class/zram-control/hot_add: {error})"))?;
+        let number = added.trim().parse().map_err(|_| format!("hot_add gives {added:?}"))?;
+        let device = ZramDevice { device: PathBuf::from(format!("/dev/zram{number}")), number };
+        device.set("disksize", &bytes.to_string())?;
+        Ok(device)
+    }
+
+    fn attribute(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/sys/block/zram{}/{name}", self.number))
+    }
+
+    fn set(&self, name: &str, value: &str) -> Result<(), String> {
+        std::fs::write(self.attribute(name), value).map_err(|error| format!("{name} of zram{}: {error}", self.number))
+    }
+}
+
+impl Drop for ZramDevice {
+    fn drop(&mut self) {
+        // A killed process's ring may hold the device for a moment longer.
+        for _ in 0..200 {
+            if self.set("reset", "1").is_ok()
+                && std::fs::write("/sys/class/zram-control/hot_remove", self.number.to_string()).is_ok()
+            {
+                return;
+            }
+            crate::clock::sleep(std::time::Duration::from_millis(10));
+        }
+        eprintln!("zram{} could not be removed", self.number);
+    }
+}
+
+/// A mounted filesystem.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn tmpfs(at: &Path, bytes: u64) -> Result<Mounted, String> {
+        std::fs::create_dir(at).map_err(text)?;
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(at))?;
+        Ok(Mounted(at.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        for _ in 0..200 {
+            if run(Command::new("umount").arg(&self.0)).is_ok() {
+                return;
+            }
+            crate::clock::sleep(std::time::Duration::from_millis(10));
+        }
+        eprintln!("{} could not be unmounted", self.0.display());
+    }
+}
+
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
+
+fn text(error: std::io::Error) -> String {
+    error.to_string()
+}

@@ -1,0 +1,181 @@
+//! What a worker tells the oracle, through a pipe.
+//!
+//! A message is 16 bytes, and what follows them; never more than `PIPE_BUF`, so that the kernel takes each whole: messages of several
+//! threads do not mix, and a process that is killed leaves no half of one. So the order in the pipe is an order of events: what was told
+//! before another thing had happened before it was begun.
+//!
+//! ```text
+//! 0      1        2        4          8        16
+//! | kind | client | length | reserved | number | length bytes ...
+//! ```
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+/// What a pipe takes as one piece.
+const MESSAGE_BYTES_MAX: usize = 4096;
+const HEAD_BYTES: usize = 16;
+/// Largest payload.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = MESSAGE_BYTES_MAX - HEAD_BYTES;
+
+/// Kinds of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// The engine is open. Payload: the checkpoint it landed on (8 bytes; none where there is none), then those that exist.
+    Opened = 1,
+    /// Opening failed. Payload: the error.
+    NotOpened,
+    /// Shards of keys. `number`: the first key; payload: a byte a key.
+    Shards,
+    /// Keys found. Payload: for each the key, the number in its value and the value's hash.
+    Found,
+    /// All keys have been told.
+    FoundAll,
+    /// Reading failed. Payload: the error.
+    ReadFailed,
+    /// A client is about to begin its steps up to `number`, exclusive.
+    Submitted,
+    /// Step `number` has been acknowledged.
+    Acknowledged,
+    /// Step `number` has failed. Payload: the class of the error in a byte, and the error.
+    Failed,
+    /// A client ends, by an error or since it was told to.
+    ClientEnded,
+    /// A sync is about to begin.
+    SyncBegins,
+    /// It is done.
+    SyncDone,
+    /// A checkpoint is about to begin; `number` is its name.
+    CheckpointBegins,
+    /// Its barrier is open.
+    CheckpointBarrier,
+    /// It exists.
+    CheckpointDone,
+    /// It failed. Payload: the class of the error, and the error.
+    CheckpointFailed,
+    /// A read gave what it must not. Payload: what.
+    Wrong,
+    /// A command is done. Payload: an error, where there was one.
+    CommandDone,
+}
+
+const KINDS: [Kind; 18] = [
+    Kind::Opened,
+    Kind::NotOpened,
+    Kind::Shards,
+    Kind::Found,
+    Kind::FoundAll,
+    Kind::ReadFailed,
+    Kind::Submitted,
+    Kind::Acknowledged,
+    Kind::Failed,
+    Kind::ClientEnded,
+    Kind::SyncBegins,
+    Kind::SyncDone,
+    Kind::CheckpointBegins,
+    Kind::CheckpointBarrier,
+    Kind::CheckpointDone,
+    Kind::CheckpointFailed,
+    Kind::Wrong,
+    Kind::CommandDone,
+];
+
+/// A message.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub(crate) kind: Kind,
+    pub(crate) client: usize,
+    pub(crate) number: u64,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Message {
+    /// The payload as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.payload).into_owned()
+    }
+
+    /// The class and the text of an error.
+    pub(crate) fn error(&self) -> (ErrorClass, String) {
+        let class = self.payload.first().map_or(ErrorClass::Other, |byte| ErrorClass::of_byte(*byte));
+        (class, String::from_utf8_lossy(self.payload.get(1..).unwrap_or_default()).into_owned())
+    }
+
+    /// The payload as numbers.
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.payload.chunks_exact(8).map(|bytes| u64::from_le_bytes(std::array::from_fn(|at| bytes[at]))).collect()
+    }
+
+    /// The next message, or nothing when the other end is gone.
+    pub(crate) fn read(from: &mut impl Read) -> Option<Message> {
+        let mut head = [0; HEAD_BYTES];
+        from.read_exact(&mut head).ok()?;
+        let kind = KINDS.into_iter().find(|kind| *kind as u8 == head[0])?;
+        let mut payload = vec![0; usize::from(u16::from_le_bytes([head[2], head[3]]))];
+        from.read_exact(&mut payload).ok()?;
+        let number = u64::from_le_bytes(std::array::from_fn(|at| head[8 + at]));
+        Some(Message { kind, client: usize::from(head[1]), number, payload })
+    }
+}
+
+/// Classes of errors, as their callers tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ErrorClass {
+    NoSpace = 1,
+    Poisoned,
+    Io,
+    Closed,
+    Corruption,
+    Other,
+}
+
+impl ErrorClass {
+    pub(crate) fn of(error: &siltstone::Error) -> ErrorClass {
+        match error {
+            siltstone::Error::NoSpace(_) => ErrorClass::NoSpace,
+            siltstone::Error::Poisoned { .. } => ErrorClass::Poisoned,
+            siltstone::Error::Io(_) => ErrorClass::Io,
+            siltstone::Error::Closed => ErrorClass::Closed,
+            siltstone::Error::Corruption(_) => ErrorClass::Corruption,
+            _ => ErrorClass::Other,
+        }
+    }
+
+    fn of_byte(byte: u8) -> ErrorClass {
+        use ErrorClass::{Closed, Corruption, Io, NoSpace, Poisoned};
+        let known = [NoSpace, Poisoned, Io, Closed, Corruption].into_iter().find(|class| *class as u8 == byte);
+        known.unwrap_or(ErrorClass::Other)
+    }
+}
+
+/// The worker's end of the pipe. Where the oracle is gone the process ends.
+#[derive(Clone)]
+pub(crate) struct Reporter(Arc<File>);
+
+impl Reporter {
+    pub(crate) fn new(pipe: File) -> Reporter {
+        Reporter(Arc::new(pipe))
+    }
+
+    pub(crate) fn tell(&self, kind: Kind, client: usize, number: u64, payload: &[u8]) {
+        let payload = &payload[..payload.len().min(PAYLOAD_BYTES_MAX)];
+        let mut message = [0; MESSAGE_BYTES_MAX];
+        message[0] = kind as u8;
+        message[1] = client as u8;
+        message[2..4].copy_from_slice(&(payload.len() as u16).to_le_bytes());
+        message[8..HEAD_BYTES].copy_from_slice(&number.to_le_bytes());
+        message[HEAD_BYTES..HEAD_BYTES + payload.len()].copy_from_slice(payload);
+        if (&*self.0).write_all(&message[..HEAD_BYTES + payload.len()]).is_err() {
+            std::process::exit(3);
+        }
+    }
+
+    pub(crate) fn tell_error(&self, kind: Kind, client: usize, number: u64, error: &siltstone::Error) {
+        let mut payload = vec![ErrorClass::of(error) as u8];
+        payload.extend_from_slice(error.to_string().as_bytes());
+        self.tell(kind, client, number, &payload);
+    }
+}
