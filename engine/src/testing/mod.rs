@@ -4,6 +4,7 @@
 //! - [`mutants`]: mistakes that a harness must notice, switched on by name.
 //! - [`marks`]: counts of the paths of recovery and fault handling that were taken.
 //! - [`audit()`]: whether the extents in use are those that something refers to.
+//! - [`record`]: writes down all of a volume's I/O.
 
 mod audit;
 pub mod marks;
@@ -13,4 +14,14 @@ pub mod mutants;
 mod tests;
 
 pub use audit::{Audit, audit};
+pub use siltstone_io::testing::Recorder;
 pub(crate) use audit::{Owner, References};
+
+use crate::Options;
+
+/// Options with which a volume's device is recorded from its opening on.
+#[must_use]
+pub fn record(mut options: Options, recorder: &Recorder) -> Options {
+    options.recorder = Some(recorder.clone());
+    options
+}
