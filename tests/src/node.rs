@@ -68,6 +68,11 @@ impl Simulation {
         Simulation { disk, clock: SimClock::new(), seed, openings: 0, skip_chance }
     }
 
+    /// This disk, as it is.
+    pub fn on(disk: SimDisk, seed: u64) -> Simulation {
+        Simulation { disk, clock: SimClock::new(), seed, openings: 0, skip_chance: 0.0 }
+    }
+
     /// Options for an engine on this disk.
     pub fn options(&self) -> Options {
         Options::simulated(self.disk.clone(), self.clock.clone())
