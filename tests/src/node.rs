@@ -87,7 +87,13 @@ impl Simulation {
             drivers.push(Some(seed.start()?));
         }
         let random = Random::new(self.seed ^ (self.openings << 32));
-        let turned = Turned { drivers, disk: self.disk.clone(), clock: self.clock.clone(), random, skip_chance: self.skip_chance };
+        let turned = Turned {
+            drivers,
+            disk: self.disk.clone(),
+            clock: self.clock.clone(),
+            random,
+            skip_chance: self.skip_chance,
+        };
         Ok(Node { engine, turned: Some(RefCell::new(turned)) })
     }
 }

@@ -14,8 +14,8 @@ pub mod mutants;
 mod tests;
 
 pub use audit::{Audit, audit};
-pub use siltstone_io::testing::Recorder;
 pub(crate) use audit::{Owner, References};
+pub use siltstone_io::testing::Recorder;
 
 use crate::Options;
 

@@ -118,7 +118,9 @@ impl SharedDevice {
     #[must_use]
     pub fn recorded(mut self, recorder: &record::Recorder) -> SharedDevice {
         recorder.opened(self.geometry(), self.len_bytes());
-        let Some(shared) = Arc::get_mut(&mut self.0) else { panic!("a device is recorded from its opening, or not at all") };
+        let Some(shared) = Arc::get_mut(&mut self.0) else {
+            panic!("a device is recorded from its opening, or not at all")
+        };
         shared.recorder = Some(recorder.clone());
         self
     }

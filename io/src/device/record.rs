@@ -244,7 +244,12 @@ mod tests {
             let (head, behind) = rest.split_at(TRACE_RECORD_BYTES);
             let payload_bytes = u32::from_le_bytes(*head[4..].first_chunk().unwrap()) as usize;
             assert_eq!(word(head, 8), records.len() as u64);
-            records.push(([head[0], head[1], head[2], head[3]], word(head, 16), word(head, 24), &behind[..payload_bytes]));
+            records.push((
+                [head[0], head[1], head[2], head[3]],
+                word(head, 16),
+                word(head, 24),
+                &behind[..payload_bytes],
+            ));
             rest = &behind[payload_bytes..];
         }
         let heads: Vec<_> = records.iter().map(|record| record.0).collect();

@@ -241,3 +241,173 @@ fn make_durable(durable: &mut BTreeMap<u64, Content>, hash: &mut u64, block: u64
     };
     *hash ^= old.map_or(0, |old| old.hash_at(block));
 }
+
+#[cfg(test)]
+mod tests {
+    use siltstone_io::testing::Recorder;
+    use siltstone_io::{
+        Backend, Buffer, Executor, ExecutorConfig, Placement, Random, SharedDevice, SimClock, SimDisk, SimFaults,
+        SimOptions, WriteDurability,
+    };
+
+    use super::super::states::States;
+    use super::*;
+
+    const BLOCK: u64 = 4096;
+    const BLOCKS: u64 = 12;
+
+    fn played(trace: &Trace) -> Disk {
+        let mut disk = Disk::new();
+        for (number, event) in (0..).zip(&trace.events) {
+            disk.play(trace, number, event).unwrap();
+        }
+        disk
+    }
+
+    /// Random operations on a simulated disk, up to a crash; the trace, and what the crash has left.
+    fn crashed(seed: u64) -> (Trace, SimDisk) {
+        let mut random = Random::new(seed);
+        let options = SimOptions { torn_blocks: false, volatile_cache: random.chance(0.8), ..SimOptions::default() };
+        let simulated = SimDisk::new(seed, options);
+        simulated.set_faults(SimFaults { short_transfer_chance: 0.1, again_chance: 0.1, ..SimFaults::default() });
+        let recorder = Recorder::in_memory();
+        let shared = SharedDevice::simulated(simulated.clone()).recorded(&recorder);
+        let mut executor = Executor::new(ExecutorConfig::default(), Backend::Simulated(SimClock::new())).unwrap();
+        let device = executor.handle().attach(&shared).unwrap();
+        simulated.crash_at(Some(1 + random.below(60)));
+        let handle = executor.handle();
+        executor.try_block_on(async {
+            device.allocate(0, BLOCK * BLOCKS / 2).await.unwrap();
+            device.flush().await.unwrap();
+            device.allocate(0, BLOCK * BLOCKS).await.unwrap();
+            loop {
+                // Dropped operations go on: several are in flight at once.
+                let offset = random.below(BLOCKS - 2) * BLOCK;
+                match random.below(10) {
+                    0 => drop(device.flush()),
+                    1 => drop(device.discard(offset, BLOCK)),
+                    number => {
+                        let len = BLOCK * (1 + random.below(3));
+                        let mut buffer = Buffer::heap(len as usize);
+                        random.fill(&mut buffer);
+                        let durability = if number < 4 { WriteDurability::Durable } else { WriteDurability::Cached };
+                        drop(device.write(offset, buffer, 0..len as usize, durability, Placement::Deep));
+                    }
+                }
+                handle.sleep_us(random.below(60)).await;
+            }
+        });
+        (Trace::parse(recorder.finish().unwrap()).unwrap(), simulated)
+    }
+
+    /// The model and the simulated disk are two tellings of one contract: what a crash leaves of the one the other holds possible.
+    #[test]
+    fn what_a_crash_of_the_simulated_disk_leaves_is_one_of_the_states() {
+        let (mut pending, mut undone, mut lost) = (0, 0, 0);
+        for seed in 0..400 {
+            let (trace, simulated) = crashed(seed);
+            if simulated.fault_counts().get("crash: block garbled").is_some_and(|count| *count > 0) {
+                continue;
+            }
+            let model = played(&trace);
+            let len = simulated.len_bytes();
+            assert!(len == model.durable_len || model.growth.iter().any(|growth| growth.1 == len), "seed {seed}");
+            for block in 0..len / BLOCK {
+                let found = Content::new(&simulated.read_raw(block * BLOCK, BLOCK));
+                let durable = model.durable.get(&block).cloned().unwrap_or(Content::ZEROS);
+                let versions = model.pending.get(&block).into_iter().flatten();
+                let newest = versions.clone().next_back().map_or(&durable, |version| &version.content);
+                pending += u64::from(model.pending.contains_key(&block));
+                undone += u64::from(!found.is_same(newest));
+                lost += u64::from(found.is_same(&durable) && !found.is_same(newest));
+                let mut possible = versions.map(|version| &version.content).chain([&durable]);
+                assert!(possible.any(|content| content.is_same(&found)), "seed {seed}, block {block}");
+            }
+        }
+        assert!(pending > 100 && undone > 50 && lost > 20, "{pending} {undone} {lost}");
+    }
+
+    /// A trace of a device that has grown, and what `work` adds to it.
+    fn trace(work: impl Fn(&dyn Fn(u8, u8, bool, [u64; 2], &[u8]) -> u64)) -> Trace {
+        let recorder = Recorder::in_memory();
+        let bytes = std::cell::RefCell::new(recorder.finish().unwrap());
+        let records = std::cell::Cell::new(0);
+        let record = |kind: u8, operation: u8, durable: bool, words: [u64; 2], payload: &[u8]| {
+            let mut head = vec![kind, operation, u8::from(durable), 0];
+            head.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+            for word in [records.get(), words[0], words[1]] {
+                head.extend_from_slice(&word.to_le_bytes());
+            }
+            bytes.borrow_mut().extend([&head[..], payload].concat());
+            records.set(records.get() + 1);
+            records.get() - 1
+        };
+        record(1, 0, true, [BLOCK, 0], &[]);
+        let grow = record(2, 4, false, [0, BLOCK * BLOCKS], &[]);
+        record(3, 0, false, [grow, 0], &[]);
+        let flush = record(2, 3, false, [0, 0], &[]);
+        record(3, 0, false, [flush, 0], &[]);
+        work(&record);
+        Trace::parse(bytes.into_inner()).unwrap()
+    }
+
+    #[test]
+    fn a_flush_covers_only_what_had_completed_when_it_was_submitted() {
+        let trace = trace(|record| {
+            let early = record(2, 2, false, [0, BLOCK], &[1; BLOCK as usize]);
+            record(3, 0, false, [early, BLOCK], &[]);
+            let late = record(2, 2, false, [BLOCK, BLOCK], &[2; BLOCK as usize]);
+            let flush = record(2, 3, false, [0, 0], &[]);
+            record(3, 0, false, [late, BLOCK], &[]);
+            record(3, 0, false, [flush, 0], &[]);
+        });
+        let disk = played(&trace);
+        assert_eq!(disk.durable.keys().collect::<Vec<_>>(), [&0]);
+        assert_eq!(disk.pending.keys().collect::<Vec<_>>(), [&1]);
+        assert_eq!(States::new(&disk).count(), 2);
+    }
+
+    #[test]
+    fn blocks_of_a_write_survive_independently_and_each_state_is_there_once() {
+        let trace = trace(|record| {
+            let bytes: Vec<u8> = (0..3 * BLOCK).map(|at| 1 + (at / BLOCK) as u8).collect();
+            record(2, 2, false, [0, 3 * BLOCK], &bytes);
+            let over = record(2, 2, false, [BLOCK, BLOCK], &[9; BLOCK as usize]);
+            record(3, 0, false, [over, BLOCK], &[]);
+        });
+        let disk = played(&trace);
+        let states = States::new(&disk);
+        assert_eq!(states.count(), 2 * 3 * 2);
+        let hashes: std::collections::BTreeSet<u64> =
+            (0..states.count()).map(|nth| states.image(&states.nth(nth)).hash).collect();
+        assert_eq!(hashes.len() as u64, states.count());
+        let contents: std::collections::BTreeSet<Vec<u8>> = (0..states.count())
+            .map(|nth| {
+                states
+                    .image(&states.nth(nth))
+                    .to_disk(1)
+                    .read_raw(0, 3 * BLOCK)
+                    .into_iter()
+                    .step_by(BLOCK as usize)
+                    .collect()
+            })
+            .collect();
+        assert_eq!(contents.len(), 12);
+        assert!(contents.contains(&vec![1, 9, 0]) && contents.contains(&vec![0, 2, 3]));
+    }
+
+    #[test]
+    fn a_failed_write_makes_a_trace_unplayable_and_a_refused_one_has_not_happened() {
+        let failing = |errno: i64| {
+            trace(move |record| {
+                let write = record(2, 2, false, [0, BLOCK], &[1; BLOCK as usize]);
+                record(3, 0, false, [write, (-errno) as u64], &[]);
+            })
+        };
+        assert!(played(&failing(EAGAIN)).pending.is_empty());
+        let trace = failing(5);
+        let mut disk = Disk::new();
+        let ended = (0..).zip(&trace.events).try_for_each(|(number, event)| disk.play(&trace, number, event).map(drop));
+        assert!(ended.unwrap_err().contains("not defined"));
+    }
+}

@@ -178,7 +178,9 @@ impl History {
                 (Broken::UpperBound, text)
             }
             None => {
-                let text = format!("shard {shard} holds what no prefix of its batches makes ({lower} to {upper} were allowed)");
+                let text = format!(
+                    "shard {shard} holds what no prefix of its batches makes ({lower} to {upper} were allowed)"
+                );
                 (Broken::Prefix, text)
             }
         })

@@ -53,7 +53,8 @@ mod tests {
 
     #[test]
     fn changes_come_back_and_cut_ones_do_not() {
-        let all = vec![(b"k".to_vec(), Some(b"value".to_vec())), (b"gone".to_vec(), None), (b"".to_vec(), Some(vec![]))];
+        let all =
+            vec![(b"k".to_vec(), Some(b"value".to_vec())), (b"gone".to_vec(), None), (b"".to_vec(), Some(vec![]))];
         let payload = changes(&all);
         assert_eq!(parse_changes(&payload), Some(all));
         assert_eq!(parse_changes(&payload[..payload.len() - 1]), None);

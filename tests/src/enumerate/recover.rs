@@ -69,12 +69,7 @@ pub(super) fn recover(disk: impl Fn() -> SimDisk, shards: usize, seed: u64) -> s
     recovered.unwrap_or_else(|panic| Err(format!("panic: {panic}")))
 }
 
-fn open(
-    simulation: &mut Simulation,
-    shards: usize,
-    restore: Restore,
-    what: &str,
-) -> std::result::Result<Node, String> {
+fn open(simulation: &mut Simulation, shards: usize, restore: Restore, what: &str) -> std::result::Result<Node, String> {
     let options = settings(simulation.options(), shards).restore(restore);
     simulation.open(options).map_err(|error| format!("{what} fails: {error}"))
 }

@@ -37,7 +37,15 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { states_max: 1 << 10, samples: 64, point_chance: 1.0, only: None, rescale: false, seed: 0, failures_max: 1 }
+        Limits {
+            states_max: 1 << 10,
+            samples: 64,
+            point_chance: 1.0,
+            only: None,
+            rescale: false,
+            seed: 0,
+            failures_max: 1,
+        }
     }
 }
 
@@ -85,8 +93,11 @@ impl Report {
 /// Enumerates traces, and remembers what was found in each state: runs that begin in the same way share states.
 #[derive(Default)]
 pub struct Enumerator {
-    cache: BTreeMap<(u64, usize), Rc<Result<Recovered, String>>>,
+    cache: Cache,
 }
+
+/// What was found in a state, by its hash and the number of shards that it was opened with.
+type Cache = BTreeMap<(u64, usize), Rc<Result<Recovered, String>>>;
 
 impl Enumerator {
     /// Tries the states of all crash points.
@@ -109,7 +120,7 @@ impl Enumerator {
             let is_mark = matches!(event, Some(super::Event::Mark { .. }));
             if changed && event.is_none_or(|event| is_mark || disk.shrinks(event)) {
                 changed = false;
-                let mut visit = Visit { history: &history, bounds: &bounds, point: number, limits };
+                let visit = Visit { history: &history, bounds: &bounds, point: number, limits };
                 visit.point(&disk, &mut self.cache, &mut report);
                 if report.failures.len() >= limits.failures_max || !go_on() {
                     break;
@@ -123,8 +134,7 @@ impl Enumerator {
     }
 }
 
-type Cache = BTreeMap<(u64, usize), Rc<Result<Recovered, String>>>;
-
+/// A crash point.
 struct Visit<'v> {
     history: &'v History,
     bounds: &'v Bounds,
@@ -133,7 +143,7 @@ struct Visit<'v> {
 }
 
 impl Visit<'_> {
-    fn point(&mut self, disk: &Disk, cache: &mut Cache, report: &mut Report) {
+    fn point(&self, disk: &Disk, cache: &mut Cache, report: &mut Report) {
         let mut random = Random::new(self.limits.seed ^ (self.point as u64).rotate_right(20));
         let skipped = self.limits.point_chance < 1.0 && !random.chance(self.limits.point_chance);
         if self.limits.only.map_or(skipped, |only| only != self.point) {

@@ -2,7 +2,8 @@
 //!
 //! Operations are a put or delete of either key, a batch of two keys, and a checkpoint. With two shards the keys are in different ones. A
 //! flush writes the memtables out (`F`) or, where writes are not durable at once, only makes the log durable (`S`). A flush comes behind an operation, and no
-//! two behind the same one: with nothing in between the second has nothing to do.
+//! two behind the same one: with nothing in between the second has nothing to do. With one shard the keys change roles in half of them, and those
+//! are left out in which the second key comes first.
 
 use std::fmt;
 use std::str::FromStr;
@@ -80,13 +81,14 @@ pub fn all(shards: usize) -> Vec<Small> {
             }
         }
     }
+    found.retain(|small| shards > 1 || !small.begins_with_second_key());
     found
 }
 
 impl Small {
-    /// Whether a longer workload begins with this one, so that its crash points, but for the last, come there too.
-    pub fn is_beginning(&self) -> bool {
-        self.steps.iter().filter(|step| !matches!(step, Step::Flush | Step::Sync)).count() < OPERATIONS_MAX
+    fn begins_with_second_key(&self) -> bool {
+        let keyed = self.steps.iter().find(|step| !matches!(step, Step::Checkpoint | Step::Flush | Step::Sync));
+        matches!(keyed, Some(Step::Put(2) | Step::Delete(2)))
     }
 
     /// Runs it on a simulated disk.

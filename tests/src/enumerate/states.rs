@@ -8,6 +8,9 @@ use super::disk::{Content, Disk};
 /// How likely a write survives, in a sample; each state draws one of these.
 const SURVIVAL: [f64; 6] = [0.03, 0.2, 0.5, 0.8, 0.97, 0.97];
 
+/// Blocks of a state that are described.
+const DESCRIBED_MAX: usize = 12;
+
 /// What may be on the device at one moment.
 pub(super) struct States<'d> {
     disk: &'d Disk,
@@ -124,7 +127,7 @@ impl<'d> States<'d> {
     /// Says of a state what of the pending writes is there.
     pub(super) fn describe(&self, choice: &Choice) -> String {
         let mut text = format!("{} bytes", self.lens[choice[self.slots.len()]]);
-        for (slot, index) in self.slots.iter().zip(choice) {
+        for (slot, index) in self.slots.iter().zip(choice).take(DESCRIBED_MAX) {
             let there = match index {
                 0 => "old".to_owned(),
                 index => format!("of write {}", slot.contents[*index].0),
@@ -132,7 +135,10 @@ impl<'d> States<'d> {
             let other: Vec<u64> = slot.contents[1..].iter().map(|(write, _)| *write).collect();
             text += &format!("; at {}: {there} (pending: {other:?})", slot.block * self.disk.block_bytes);
         }
-        text
+        match self.slots.len() {
+            0..=DESCRIBED_MAX => text,
+            more => format!("{text}; and {} more blocks", more - DESCRIBED_MAX),
+        }
     }
 }
 

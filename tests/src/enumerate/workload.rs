@@ -52,7 +52,8 @@ impl Client {
 
     /// A partition part that this shard owns.
     pub(super) fn part_in(&self, shard: usize) -> [u8; 2] {
-        let part = (0..=u8::MAX).map(|byte| [b'p', byte]).find(|part| usize::from(self.engine.shard_of(part).0) == shard);
+        let part =
+            (0..=u8::MAX).map(|byte| [b'p', byte]).find(|part| usize::from(self.engine.shard_of(part).0) == shard);
         part.unwrap_or_else(|| unreachable!("each shard owns some key groups"))
     }
 

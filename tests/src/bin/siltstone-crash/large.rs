@@ -49,7 +49,9 @@ pub(crate) fn run(runs: &Runs) -> Result<ExitCode, String> {
         progress.add(report, |failure| {
             let Limits { states_max, samples, .. } = limits;
             let (path, seed, point) = (path.display(), failure.seed, failure.point);
-            format!("check {path} --rescale --states-max {states_max} --samples {samples} --seed {seed} --point {point}")
+            format!(
+                "check {path} --rescale --states-max {states_max} --samples {samples} --seed {seed} --point {point}"
+            )
         });
         if failed {
             keep(&temporary, &path)?;

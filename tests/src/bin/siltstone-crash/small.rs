@@ -24,7 +24,8 @@ pub(crate) fn run(shards: Option<usize>, every: usize, only: Option<Small>, effo
     };
     let (workloads, limits) = (Arc::new(workloads), effort.limits());
     let progress = Arc::new(Mutex::new(Progress::begin()));
-    let (next, stop, failures_max) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)), effort.failures_max);
+    let (next, stop, failures_max) =
+        (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)), effort.failures_max);
     let threads: Vec<_> = (0..effort.threads())
         .map(|thread| {
             let (workloads, limits, progress) = (Arc::clone(&workloads), limits.clone(), Arc::clone(&progress));
