@@ -56,13 +56,7 @@ impl<'d> States<'d> {
                 slots.push(Slot { block: *block, contents });
             }
         }
-        let mut lens = vec![disk.durable_len];
-        for (_, len) in &disk.growth {
-            if *len > *lens.last().unwrap_or(&0) {
-                lens.push(*len);
-            }
-        }
-        States { disk, slots, lens }
+        States { disk, slots, lens: disk.sizes() }
     }
 
     /// How many there are.
