@@ -2,6 +2,8 @@
 //!
 //! `siltstone-crash` does the same for all small workloads, and for runs as long as one likes.
 
+#![expect(clippy::unwrap_used, reason = "tests fail by panics")]
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use siltstone::testing::mutants;
