@@ -3,12 +3,17 @@
 //! - A *mutant* is a named mistake, switched on for the whole process; at most one is. A harness that does not notice it is not worth its
 //!   running time.
 //! - A *mark* counts how often a path of recovery or fault handling was taken; one that is never counted was never tested.
+//! - A [`Recorder`] writes down what a device is asked and what it answers.
 //!
 //! This crate and the engine each have a table of their own ([`mutant_table`](crate::mutant_table), [`mark_table`](crate::mark_table)), and
 //! hooks `mutant!(Name)` and `mark!(Name)` that are nothing in a normal build.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+pub use crate::device::record::{
+    RecordKind, Recorder, TRACE_HEADER_BYTES, TRACE_MAGIC, TRACE_RECORD_BYTES, TRACE_VERSION,
+};
 
 /// A deliberate bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

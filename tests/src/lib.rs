@@ -6,7 +6,9 @@
 //! - [`seeds`] runs a test for many seeds on all cores and says how to repeat a failure.
 //! - [`keys`] draws keys and values.
 //! - [`sim`] is the simulator behind `siltstone-sim`.
+//! - [`enumerate`] is the crash enumeration behind `siltstone-crash`.
 
+pub mod enumerate;
 pub mod keys;
 mod node;
 pub mod seeds;

@@ -68,6 +68,11 @@ impl Simulation {
         Simulation { disk, clock: SimClock::new(), seed, openings: 0, skip_chance }
     }
 
+    /// This disk, as it is.
+    pub fn on(disk: SimDisk, seed: u64) -> Simulation {
+        Simulation { disk, clock: SimClock::new(), seed, openings: 0, skip_chance: 0.0 }
+    }
+
     /// Options for an engine on this disk.
     pub fn options(&self) -> Options {
         Options::simulated(self.disk.clone(), self.clock.clone())
@@ -82,7 +87,13 @@ impl Simulation {
             drivers.push(Some(seed.start()?));
         }
         let random = Random::new(self.seed ^ (self.openings << 32));
-        let turned = Turned { drivers, disk: self.disk.clone(), clock: self.clock.clone(), random, skip_chance: self.skip_chance };
+        let turned = Turned {
+            drivers,
+            disk: self.disk.clone(),
+            clock: self.clock.clone(),
+            random,
+            skip_chance: self.skip_chance,
+        };
         Ok(Node { engine, turned: Some(RefCell::new(turned)) })
     }
 }

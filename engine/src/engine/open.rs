@@ -45,7 +45,7 @@ pub(crate) struct Opened {
 /// Opens or creates the volume. Blocking; uses an executor of its own.
 pub(crate) fn open_volume(options: &Options) -> Result<Opened> {
     options.validate()?;
-    let device = open_device(options)?;
+    let device = recorded(options, open_device(options)?);
     let config = ExecutorConfig { name: "open".into(), ..ExecutorConfig::default() };
     let mut executor = Executor::new(config, backend(&options.place))?;
     let handle = executor.handle();
@@ -64,6 +64,21 @@ pub(crate) fn backend(place: &Place) -> Backend {
         Place::Path(_) => Backend::Ring,
         Place::Simulated(_, clock) => Backend::Simulated(clock.clone()),
     }
+}
+
+/// With a recorder, where tests gave one.
+#[cfg(feature = "testing")]
+fn recorded(options: &Options, device: SharedDevice) -> SharedDevice {
+    match &options.recorder {
+        Some(recorder) => device.recorded(recorder),
+        None => device,
+    }
+}
+
+/// Nothing records in a normal build.
+#[cfg(not(feature = "testing"))]
+fn recorded(_: &Options, device: SharedDevice) -> SharedDevice {
+    device
 }
 
 fn open_device(options: &Options) -> Result<SharedDevice> {

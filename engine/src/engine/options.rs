@@ -181,6 +181,8 @@ pub struct Options {
     pub(crate) create: bool,
     pub(crate) spin_us: u32,
     pub(crate) pin_cpus: bool,
+    #[cfg(feature = "testing")]
+    pub(crate) recorder: Option<siltstone_io::testing::Recorder>,
 }
 
 #[derive(Clone)]
@@ -219,6 +221,8 @@ impl Options {
             create: true,
             spin_us: 20,
             pin_cpus: false,
+            #[cfg(feature = "testing")]
+            recorder: None,
         }
     }
 

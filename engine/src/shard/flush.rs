@@ -124,7 +124,9 @@ impl Shard {
             _ if self.memtables.len() > 2 && mutant!(FloorOfNewestMemtable) => self.memtables.active(),
             next => next,
         };
-        if !outputs.is_empty() || checkpoint.is_some() {
+        // Also where the entries have cancelled each other out: the floor must pass those of them that are in the log, or a crash
+        // would bring a key back whose deletion is not in the log yet.
+        if !outputs.is_empty() || checkpoint.is_some() || !slot.memtable.is_empty() {
             let mut edits = vec![
                 ManifestEdit::LastSeq { seq: SeqNo(self.memtables.next_seq().0 - 1) },
                 ManifestEdit::Epoch { epoch: self.memtables.epoch() },

@@ -4,6 +4,7 @@
 //! - [`mutants`]: mistakes that a harness must notice, switched on by name.
 //! - [`marks`]: counts of the paths of recovery and fault handling that were taken.
 //! - [`audit()`]: whether the extents in use are those that something refers to.
+//! - [`record`]: writes down all of a volume's I/O.
 
 mod audit;
 pub mod marks;
@@ -14,3 +15,13 @@ mod tests;
 
 pub use audit::{Audit, audit};
 pub(crate) use audit::{Owner, References};
+pub use siltstone_io::testing::Recorder;
+
+use crate::Options;
+
+/// Options with which a volume's device is recorded from its opening on.
+#[must_use]
+pub fn record(mut options: Options, recorder: &Recorder) -> Options {
+    options.recorder = Some(recorder.clone());
+    options
+}

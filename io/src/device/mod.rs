@@ -14,6 +14,8 @@
 mod attached;
 mod file;
 mod geometry;
+#[cfg(feature = "testing")]
+pub(crate) mod record;
 
 use std::future::Future;
 use std::ops::Range;
@@ -71,6 +73,8 @@ struct Shared {
     kind: Kind,
     geometry: Geometry,
     len_bytes: AtomicU64,
+    #[cfg(feature = "testing")]
+    recorder: Option<record::Recorder>,
 }
 
 enum Kind {
@@ -86,13 +90,44 @@ impl SharedDevice {
     pub fn open_file(path: &Path, mode: OpenMode) -> Result<SharedDevice, IoError> {
         let (file, geometry) = file::OpenFile::open(path, mode)?;
         let len_bytes = AtomicU64::new(geometry.size_bytes);
-        Ok(SharedDevice(Arc::new(Shared { kind: Kind::File(file), geometry, len_bytes })))
+        Ok(SharedDevice::new(Kind::File(file), geometry, len_bytes))
     }
 
     /// A simulated disk, as it is now. After a crash and restart of the disk make a new one.
     pub fn simulated(disk: SimDisk) -> SharedDevice {
         let geometry = disk.geometry();
-        SharedDevice(Arc::new(Shared { kind: Kind::Simulated(disk), geometry, len_bytes: AtomicU64::new(0) }))
+        SharedDevice::new(Kind::Simulated(disk), geometry, AtomicU64::new(0))
+    }
+
+    fn new(kind: Kind, geometry: Geometry, len_bytes: AtomicU64) -> SharedDevice {
+        SharedDevice(Arc::new(Shared {
+            kind,
+            geometry,
+            len_bytes,
+            #[cfg(feature = "testing")]
+            recorder: None,
+        }))
+    }
+
+    /// The same, with everything that it is asked and answers recorded from now on.
+    ///
+    /// # Panics
+    /// When it is in use already.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn recorded(mut self, recorder: &record::Recorder) -> SharedDevice {
+        recorder.opened(self.geometry(), self.len_bytes());
+        let Some(shared) = Arc::get_mut(&mut self.0) else {
+            panic!("a device is recorded from its opening, or not at all")
+        };
+        shared.recorder = Some(recorder.clone());
+        self
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn recorder(&self) -> Option<&record::Recorder> {
+        self.0.recorder.as_ref()
     }
 
     /// What it can do; the size is that at opening.

@@ -21,6 +21,8 @@ use std::task::{Context, Poll, Waker};
 use super::config::Class;
 use super::core::Core;
 use crate::buffer::{Buffer, BufferPool};
+#[cfg(feature = "testing")]
+use crate::device::record::Recorded;
 use crate::device::{Attached, Placement};
 use crate::ring::Ring;
 use crate::sim::SimDriver;
@@ -106,6 +108,9 @@ struct Piece {
     len: u64,
     done: u64,
     retries: u8,
+    /// The number of its submission, where that was recorded.
+    #[cfg(feature = "testing")]
+    recorded: Option<u64>,
 }
 
 /// See the module.
@@ -171,6 +176,8 @@ impl Ops {
             len: piece_bytes_max.min(request.len - at),
             done: 0,
             retries: 0,
+            #[cfg(feature = "testing")]
+            recorded: None,
         };
         let more: Vec<Piece> = match request.len > piece_bytes_max {
             true => (piece_bytes_max..request.len).step_by(piece_bytes_max as usize).map(piece).collect(),
@@ -238,13 +245,18 @@ impl Ops {
             durable: op.durable,
             placement: op.placement,
         };
-        match &mut self.driver {
+        let pushed = match &mut self.driver {
             Driver::Ring(ring) => ring.push(key, transfer),
             Driver::Simulated(sim) => {
                 sim.push(key, transfer);
                 true
             }
+        };
+        #[cfg(feature = "testing")]
+        if pushed {
+            op.record_submission(index);
         }
+        pushed
     }
 
     /// Hands over what waits, as far as the driver has room.
@@ -302,6 +314,8 @@ impl Ops {
         let Some(op) = &mut self.slots[slot as usize] else {
             panic!("a completion without an operation: key {key:#x}")
         };
+        #[cfg(feature = "testing")]
+        op.record_completion(index, result);
         match op.advance(index, result, self.closed) {
             Step::Again => self.backlog.push_back(key),
             Step::PieceDone(error) => {
@@ -436,6 +450,30 @@ impl Op {
         match index {
             0 => &mut self.first,
             _ => &mut self.more[index - 1],
+        }
+    }
+
+    /// The ring has it in its queue, but the kernel does not know of it yet, or it is with the simulation.
+    #[cfg(feature = "testing")]
+    fn record_submission(&mut self, index: usize) {
+        let Some(recorder) = self.device.as_ref().and_then(|device| device.shared().recorder()) else { return };
+        let piece = if index == 0 { &mut self.first } else { &mut self.more[index - 1] };
+        let (from, len) = (piece.start + piece.done as usize, piece.len - piece.done);
+        let data = match (&self.buffer, self.kind) {
+            (Some(buffer), OpKind::Write) => &buffer[from..from + len as usize],
+            _ => &[],
+        };
+        let (kind, durable, placement) = (self.kind, self.durable, self.placement);
+        let offset = piece.offset + piece.done;
+        let number = recorder.submitted(&Recorded { kind, offset, len, durable, placement, data });
+        piece.recorded = Some(number);
+    }
+
+    #[cfg(feature = "testing")]
+    fn record_completion(&mut self, index: usize, result: i32) {
+        let Some(number) = self.piece(index).recorded.take() else { return };
+        if let Some(recorder) = self.device.as_ref().and_then(|device| device.shared().recorder()) {
+            recorder.completed(number, result);
         }
     }
 

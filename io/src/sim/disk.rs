@@ -126,6 +126,24 @@ impl SimDisk {
         })))
     }
 
+    /// A disk of this size that holds these blocks on stable storage, by their offsets, and zeros elsewhere.
+    pub fn holding<'b>(
+        seed: u64,
+        options: SimOptions,
+        len_bytes: u64,
+        blocks: impl IntoIterator<Item = (u64, &'b [u8])>,
+    ) -> SimDisk {
+        let disk = SimDisk::new(seed, options);
+        let mut state = disk.state();
+        for (offset, bytes) in blocks {
+            assert!(offset + bytes.len() as u64 <= len_bytes, "a block behind the end of the disk");
+            state.current.write(offset, bytes);
+        }
+        (state.len, state.durable_len) = (len_bytes, len_bytes);
+        drop(state);
+        disk
+    }
+
     /// The power fails now.
     pub fn crash(&self) {
         self.state().crash();
