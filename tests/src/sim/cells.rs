@@ -51,7 +51,14 @@ pub(crate) struct Cells(BTreeMap<CellId, Cell>);
 
 impl Cell {
     fn new(base: Vec<Version>) -> Cell {
-        Cell { base, run: Vec::new(), outcomes: Vec::new(), epochs: Vec::new(), visible: BTreeSet::from([0]), durable: 0 }
+        Cell {
+            base,
+            run: Vec::new(),
+            outcomes: Vec::new(),
+            epochs: Vec::new(),
+            visible: BTreeSet::from([0]),
+            durable: 0,
+        }
     }
 
     fn in_flight(&self) -> bool {
@@ -104,7 +111,8 @@ impl Cells {
             cell.visible.iter().copied().filter(|index| cell.versions([*index]).iter().any(fits)).collect();
         if fitting.is_empty() {
             let expected: Vec<String> = cell.versions(cell.visible.iter().copied()).iter().map(brief).collect();
-            let found = found.map_or("nothing".into(), |value| format!("{} bytes, {:?}", value.len(), &value[..value.len().min(8)]));
+            let found = found
+                .map_or("nothing".into(), |value| format!("{} bytes, {:?}", value.len(), &value[..value.len().min(8)]));
             return Err(format!("found {found}; it should be one of {expected:?} at {now_ms} ms"));
         }
         if fitting == BTreeSet::from([0]) {
@@ -174,7 +182,9 @@ impl Cells {
             let fitting: Vec<Version> = versions.iter().filter(fits).cloned().collect();
             if fitting.is_empty() {
                 let expected: Vec<String> = versions.iter().map(brief).collect();
-                let found = value.map_or("nothing".into(), |value| format!("{} bytes, {:?}", value.len(), &value[..value.len().min(8)]));
+                let found = value.map_or("nothing".into(), |value| {
+                    format!("{} bytes, {:?}", value.len(), &value[..value.len().min(8)])
+                });
                 return Err(format!("cell {id:?}: found {found}; it should be one of {expected:?} at {expired_ms} ms"));
             }
             cells.insert(id.clone(), Cell::new(fitting));
@@ -190,6 +200,8 @@ impl Cells {
 fn brief(version: &Version) -> String {
     match &version.value {
         None => "nothing".into(),
-        Some(value) => format!("{} bytes, {:?}, until {:?}", value.len(), &value[..value.len().min(8)], version.expires_ms),
+        Some(value) => {
+            format!("{} bytes, {:?}, until {:?}", value.len(), &value[..value.len().min(8)], version.expires_ms)
+        }
     }
 }

@@ -143,12 +143,14 @@ impl Oracle {
         }
         // Metadata that has come back in an older state names what is not there any more: the error then is elsewhere.
         let stale = |damage: &Damage| damage.placement == Some(Placement::Metadata);
-        let near = |damage: &&Damage| {
-            stale(damage) || offset.is_none_or(|offset| damage.offset.abs_diff(offset) < NEAR_BYTES)
-        };
+        let near =
+            |damage: &&Damage| stale(damage) || offset.is_none_or(|offset| damage.offset.abs_diff(offset) < NEAR_BYTES);
         match self.damage.values().find(near) {
             Some(_) => Ok(()),
-            None => Err(format!("no damage near byte {offset:?}; there is some at {:?}", self.damage.keys().collect::<Vec<_>>())),
+            None => Err(format!(
+                "no damage near byte {offset:?}; there is some at {:?}",
+                self.damage.keys().collect::<Vec<_>>()
+            )),
         }
     }
 
@@ -160,7 +162,9 @@ impl Oracle {
     /// The volume is about to be opened: remembers whether its logs are damaged.
     pub(crate) fn before_opening(&mut self) {
         self.learn_damage();
-        let of_log = |damage: &Damage| damage.placement.is_none_or(|placement| matches!(placement, Placement::Wal | Placement::Metadata));
+        let of_log = |damage: &Damage| {
+            damage.placement.is_none_or(|placement| matches!(placement, Placement::Wal | Placement::Metadata))
+        };
         self.log_was_damaged |= self.disk.atlas().iter().any(of_log);
     }
 

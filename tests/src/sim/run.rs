@@ -175,6 +175,5 @@ pub fn shrink(seed: u64, mut progress: impl FnMut(&Limits, &str)) -> Option<(Lim
             break;
         }
     }
-    drop(attempt);
     Some((best, failure))
 }

@@ -26,9 +26,12 @@ pub(crate) struct Shift {
     pub(crate) tally: Rc<RefCell<Tally>>,
     /// Whether a checkpoint is under way.
     pub(crate) checkpoint_busy: Rc<Cell<bool>>,
-    /// Snapshots that shards keep for the test: a partition part of the shard, and the number.
-    pub(crate) snapshots: Rc<RefCell<Vec<([u8; 2], u64)>>>,
+    /// Snapshots that shards keep for the test.
+    pub(crate) snapshots: Rc<RefCell<Vec<HeldSnapshot>>>,
 }
+
+/// A partition part of the shard, and the snapshot's number.
+type HeldSnapshot = ([u8; 2], u64);
 
 type Reply = Pin<Box<dyn Future<Output = Result<Result<()>>>>>;
 
@@ -41,7 +44,13 @@ pub(crate) struct Client {
 }
 
 impl Shift {
-    pub(crate) fn new(engine: Engine, durability: Durability, retained: Option<usize>, oracle: SharedOracle, tally: Rc<RefCell<Tally>>) -> Result<Shift> {
+    pub(crate) fn new(
+        engine: Engine,
+        durability: Durability,
+        retained: Option<usize>,
+        oracle: SharedOracle,
+        tally: Rc<RefCell<Tally>>,
+    ) -> Result<Shift> {
         let spaces = SPACES.iter().map(|space| engine.keyspace(space.name)).collect::<Result<Vec<_>>>()?;
         Ok(Shift {
             engine,

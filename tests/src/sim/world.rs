@@ -169,6 +169,7 @@ impl World {
     fn end_of_process(&mut self) {
         if !self.disk().crashed() && self.plan.contract == Contract::Crash && self.random.chance(0.3) {
             self.tally.borrow_mut().count("process killed");
+            self.simulation.disk.crash_at(None);
             self.simulation.disk.kill();
         } else {
             self.power_cycle();

@@ -1,5 +1,10 @@
 //! `siltstone-sim`: simulations of the whole engine under faults, from seeds.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the command looks at the machine and its clock; the simulations do not"
+)]
+
 mod mutants;
 mod report;
 
@@ -106,7 +111,15 @@ impl LimitArgs {
         if let Some(mutant) = &self.mutant {
             siltstone::testing::mutants::activate(Some(mutant));
         }
-        Limits { lives: self.lives, rounds: self.rounds, clients: self.clients, steps: self.steps, without, verbose: self.verbose, canary: self.canary }
+        Limits {
+            lives: self.lives,
+            rounds: self.rounds,
+            clients: self.clients,
+            steps: self.steps,
+            without,
+            verbose: self.verbose,
+            canary: self.canary,
+        }
     }
 }
 

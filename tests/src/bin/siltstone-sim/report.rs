@@ -61,7 +61,8 @@ pub(crate) fn run(options: Run) -> ExitCode {
         if twice && outcome.failure.is_none() {
             let again = simulate(outcome.seed, &limits);
             if again.trace != outcome.trace {
-                outcome.failure = Some(format!("two runs differ: traces {:016x} and {:016x}", outcome.trace, again.trace));
+                outcome.failure =
+                    Some(format!("two runs differ: traces {:016x} and {:016x}", outcome.trace, again.trace));
             }
         }
         let mut progress = shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +113,8 @@ impl Progress {
         if !coverage {
             return 0;
         }
-        let faults = siltstone_io::SIM_FAULT_KINDS.iter().map(|kind| (*kind, self.counts.get(kind).copied().unwrap_or(0)));
+        let faults =
+            siltstone_io::SIM_FAULT_KINDS.iter().map(|kind| (*kind, self.counts.get(kind).copied().unwrap_or(0)));
         let missing: Vec<&str> = faults.chain(marks).filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
         for name in &missing {
             println!("never hit: {name}");
@@ -146,12 +148,12 @@ pub(crate) fn flags(limits: &Limits) -> String {
 }
 
 fn commit() -> String {
-    let git = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let git =
+        Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
     let text = git.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
     if text.is_empty() { "unknown".into() } else { text }
 }
 
-#[expect(clippy::disallowed_methods, reason = "progress is told in real time")]
 fn now() -> Instant {
     Instant::now()
 }
