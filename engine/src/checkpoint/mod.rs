@@ -115,16 +115,14 @@ pub(crate) async fn coordinate(
             let drops = engine.on_every_shard(move |shard| async move { shard.drop_part(epoch.0).await });
             drop(drops.await);
         }
-        // The next barrier must find this epoch gone everywhere. Where space is missing that may take long: the checkpoint has failed, and stays
-        // under way until the flushes that failed have succeeded.
-        let out_of_space = matches!(error, Error::NoSpace(_));
-        let gone = async move {
-            engine.on_every_shard(move |shard| async move { shard.epoch_gone(epoch).await }).await;
-            drop(ticket);
-        };
-        match out_of_space {
-            true => shard.handle.spawn(Class::Checkpoint, gone),
-            false => gone.await,
+        // The next barrier must find this epoch gone everywhere. Where space is missing, in whichever shard, that may take long: the checkpoint
+        // has failed, and stays under way until the flushes that failed have succeeded.
+        let gone = engine.on_every_shard(move |shard| async move { shard.epoch_gone(epoch, false).await }).await;
+        if gone.iter().any(|gone| matches!(gone, Ok(false))) {
+            shard.handle.spawn(Class::Checkpoint, async move {
+                engine.on_every_shard(move |shard| async move { shard.epoch_gone(epoch, true).await }).await;
+                drop(ticket);
+            });
         }
         return result;
     }
@@ -179,11 +177,16 @@ impl Shard {
         }
     }
 
-    /// Waits until the epoch's memtables have been written out, or never will be.
-    async fn epoch_gone(&self, epoch: Epoch) {
+    /// Waits until the epoch's memtables have been written out, or never will be. Where space is missing it waits only if it is told to; whether
+    /// they are gone.
+    async fn epoch_gone(&self, epoch: Epoch, patiently: bool) -> bool {
         while self.oldest_epoch() <= epoch && self.check_writable().is_ok() && !self.is_closing() {
+            if !patiently && self.space_error().is_some() {
+                return false;
+            }
             self.checkpoint_progress().await;
         }
+        true
     }
 
     async fn commit_checkpoint(&self, id: u64, name: String, bytes: Vec<u8>, shards: usize) -> Result<CheckpointInfo> {

@@ -77,10 +77,7 @@ impl Shard {
         match table::data_get(&data, key, view)? {
             Lookup::Found(trailer, range) => Ok(Some((trailer, ValueRef::in_block(BlockBytes::Cached(data), range)))),
             Lookup::Absent => Ok(None),
-            Lookup::NextBlock => {
-                mark!(LookupInNextBlock);
-                self.get_by_cursor(table, key, view).await
-            }
+            Lookup::NextBlock => self.get_by_cursor(table, key, view).await,
         }
     }
 

@@ -64,7 +64,6 @@ impl Port {
             },
             false => operator,
         };
-        mark!(MailboxOverflowed);
         self.overflow.queue.push(operator);
         // Either this finds the shard not told, and the overflow open, or the shard that looks, or closes, finds the operator.
         fence(Ordering::SeqCst);

@@ -237,10 +237,8 @@ async fn replay(volume: &Volume, state: &ManifestState, groups: &Range<u32>, mem
                 let group = stored_group(operation.key).map_or(u32::MAX, |group| u32::from(group.0));
                 let known = state.keyspaces.contains_key(&operation.keyspace);
                 let written_out = operation.trailer.seq() < chain.first_entry;
-                match (known, written_out) {
-                    (true, true) => mark!(EntryBelowFloorSkipped),
-                    (false, _) => mark!(EntryOfNoKeyspaceSkipped),
-                    _ => {}
+                if known && written_out {
+                    mark!(EntryBelowFloorSkipped);
                 }
                 if known && !written_out && groups.contains(&group) && chain.groups.contains(&group) {
                     entries += 1;

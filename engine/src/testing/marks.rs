@@ -24,7 +24,6 @@ siltstone_io::mark_table! {
     OneLogReplayed: "one log replayed",
     SeveralLogsReplayed: "several logs replayed",
     EntryBelowFloorSkipped: "log entry below the floor skipped",
-    EntryOfNoKeyspaceSkipped: "log entry of an unknown keyspace skipped",
     TornLogBlock: "torn or damaged log block",
     LogEndsInsideCommit: "log ends inside a commit",
     BlockBehindGap: "log block behind a gap",
@@ -58,8 +57,6 @@ siltstone_io::mark_table! {
     WriterDropped: "unfinished writer dropped with its extents",
     // Epochs and operators.
     StragglerWritten: "straggler writes into an old epoch's memtable",
-    LateOperatorMoved: "late operator moved to the new epoch",
-    MailboxOverflowed: "operator beyond the mailbox",
     WriteWaited: "write waits for admission",
     CheckpointFailed: "checkpoint failed",
     CheckpointBeyondRetentionDropped: "checkpoint beyond those to be kept dropped",
@@ -67,7 +64,6 @@ siltstone_io::mark_table! {
     // Reads.
     FetchShared: "read of a block shared by several readers",
     BlockAcrossExtents: "block across extents read",
-    LookupInNextBlock: "lookup goes on in the next block",
 }
 
 /// All marks and their counts, of the engine and of the I/O layer.

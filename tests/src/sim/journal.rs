@@ -106,6 +106,11 @@ impl Journal {
         self.base.union(&self.submitted).copied().collect()
     }
 
+    /// The last barrier has not opened after all.
+    pub(crate) fn no_barrier(&mut self) {
+        self.epoch -= 1;
+    }
+
     /// Rule 5: what of the writes that began before a barrier its checkpoint holds, now that all of them have ended.
     pub(crate) fn cut(&self, begun: &BTreeSet<WriteId>) -> BTreeSet<WriteId> {
         let applied = self.all_applied();

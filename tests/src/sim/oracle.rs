@@ -100,15 +100,20 @@ impl Oracle {
     fn legitimate(&mut self, error: &Error) -> Result<(), String> {
         self.learn_damage();
         match error {
+            // A large block may cross extents, which lie anywhere: it is named by its beginning.
+            Error::Corruption(corruption) if corruption.structure == "data block" => {
+                self.is_damaged(corruption.offset).or_else(|reason| match self.is_table_damaged() {
+                    true => Ok(()),
+                    false => Err(reason),
+                })
+            }
             Error::Corruption(corruption) => self.is_damaged(corruption.offset),
             Error::NotFound(_) if self.log_was_damaged => Ok(()),
             Error::NotAVolume { .. } | Error::Version { .. } => self.is_damaged(Some(0)),
             _ if self.disk.crashed() => Ok(()),
             Error::Closed | Error::Busy(_) => Err("nobody has closed it".into()),
-            Error::NoSpace(_) => match self.disk.fault_counts().get("no space") {
-                Some(1..) => Ok(()),
-                _ => Err("there is space".into()),
-            },
+            Error::NoSpace(_) if self.lacked_space() => Ok(()),
+            Error::NoSpace(_) => Err("there is space".into()),
             Error::Io(_) | Error::Poisoned { .. } => match self.excuses() > self.excuses_before || self.persistent() {
                 true => Ok(()),
                 false if self.contract == Contract::Media => self.is_damaged(None),
@@ -116,6 +121,11 @@ impl Oracle {
             },
             _ => Err("such errors are the caller's".into()),
         }
+    }
+
+    /// Whether the disk was ever full.
+    pub(crate) fn lacked_space(&self) -> bool {
+        self.disk.fault_counts().contains_key("no space")
     }
 
     /// Faults of which an operation tells.
@@ -154,6 +164,12 @@ impl Oracle {
         }
     }
 
+    /// Whether some block of an SST is or was damaged.
+    fn is_table_damaged(&self) -> bool {
+        let of_table = |damage: &Damage| !matches!(damage.placement, Some(Placement::Wal | Placement::Metadata));
+        self.damage.values().any(of_table)
+    }
+
     /// A life begins: from now on errors need a new excuse.
     pub(crate) fn begin_life(&mut self) {
         self.excuses_before = self.excuses();
@@ -178,6 +194,12 @@ impl Oracle {
             let excess = (self.checkpoints.len() + 1).saturating_sub(retained);
             self.checkpoints.iter_mut().take(excess).for_each(|saved| saved.doomed = true);
         }
+    }
+
+    /// The barrier has not opened after all.
+    pub(crate) fn no_barrier(&mut self) {
+        self.pending.pop();
+        self.journal.no_barrier();
     }
 
     fn saved(&self, pending: Pending) -> Saved {

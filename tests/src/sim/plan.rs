@@ -45,6 +45,8 @@ pub struct Plan {
     pub steps: u32,
     /// The chance that a shard whose turn it is waits a little longer.
     pub skip_chance: f64,
+    /// The chance that the disk is nearly full for a round.
+    pub full_chance: f64,
     /// Tells of each life and opening on standard error.
     pub verbose: bool,
     /// A check that must fail.
@@ -120,8 +122,11 @@ const SILENT: [(&str, Rate); 4] = [
 
 /// The names of all faults that a plan can have.
 pub fn fault_names() -> impl Iterator<Item = &'static str> {
-    ERRORS.iter().chain(&NUISANCES).chain(&SILENT).map(|(name, _)| *name)
+    ERRORS.iter().chain(&NUISANCES).chain(&SILENT).map(|(name, _)| *name).chain([FULL])
 }
+
+/// The name of a disk that is full for a while.
+const FULL: &str = "full";
 
 impl Plan {
     /// The plan of a seed, cut down.
@@ -171,6 +176,7 @@ impl Plan {
             clients: [1, 3, 8][size as usize],
             steps: (8 + random.below(if size == 0 { 300 } else { 120 })) as u32,
             skip_chance: if random.chance(0.5) { 0.3 } else { 0.0 },
+            full_chance: if contract == Contract::Errors && random.chance(0.4) { 0.4 } else { 0.0 },
             verbose: limits.verbose,
             canary: limits.canary,
         };
@@ -183,6 +189,9 @@ impl Plan {
         self.rounds = self.rounds.min(limits.rounds.unwrap_or(u32::MAX));
         self.clients = self.clients.min(limits.clients.unwrap_or(u32::MAX));
         self.steps = self.steps.min(limits.steps.unwrap_or(u32::MAX));
+        if limits.without.contains(FULL) {
+            self.full_chance = 0.0;
+        }
         for (name, rate) in ERRORS.iter().chain(&NUISANCES).chain(&SILENT) {
             if limits.without.contains(*name) {
                 *rate(&mut self.faults) = 0.0;
@@ -194,7 +203,8 @@ impl Plan {
     pub fn fault_names(&self) -> Vec<&'static str> {
         let mut faults = self.faults.clone();
         let all = ERRORS.iter().chain(&NUISANCES).chain(&SILENT);
-        all.filter(|(_, rate)| *rate(&mut faults) > 0.0).map(|(name, _)| *name).collect()
+        let drawn = all.filter(|(_, rate)| *rate(&mut faults) > 0.0).map(|(name, _)| *name);
+        drawn.chain((self.full_chance > 0.0).then_some(FULL)).collect()
     }
 
     /// Options of one opening.

@@ -22,6 +22,9 @@ const RECOVERY_CRASHES_MAX: u32 = 3;
 /// Openings that faults make fail, before they are turned off.
 const FAILED_OPENINGS_MAX: u32 = 4;
 
+/// The disk's capacity where it is not nearly full.
+const ROOMY: u64 = 1 << 40;
+
 pub(crate) struct World {
     plan: Plan,
     simulation: Simulation,
@@ -77,6 +80,7 @@ impl World {
         self.tell(|| format!("life {} begins", self.lives));
         self.plan_crash();
         let ended = self.work(&node, &way);
+        self.simulation.disk.set_capacity(ROOMY);
         self.tell(|| format!("work has ended: {ended}"));
         if ended && !self.simulation.disk.crashed() && self.random.chance(0.5) {
             self.close(node, &way);
@@ -101,15 +105,26 @@ impl World {
         let shift = shift.unwrap_or_else(|error| panic!("the keyspaces are there: {error}"));
         for _ in 0..self.plan.rounds {
             let steps = self.plan.steps;
+            self.fill_disk();
             if node.try_run(shift.tell_time()).is_err() || self.round(node, &shift, steps).is_err() {
                 return false;
             }
+            // Space comes back, and what waits for it goes on.
+            self.simulation.disk.set_capacity(ROOMY);
             if self.compare(node, &shift).is_err() {
                 return false;
             }
             self.oracle.lock().now_ms += self.random.below(400);
         }
         true
+    }
+
+    /// Now and then there is hardly any space left.
+    fn fill_disk(&mut self) {
+        if self.random.chance(self.plan.full_chance) {
+            let room = self.random.below(24) * self.plan.extent_bytes as u64;
+            self.simulation.disk.set_capacity(self.disk().len_bytes() + room);
+        }
     }
 
     fn round(&mut self, node: &Node, shift: &Shift, steps: u32) -> std::result::Result<(), crate::Crashed> {
