@@ -97,7 +97,7 @@ struct LimitArgs {
     /// Switches a deliberate bug of the engine on.
     #[arg(long)]
     mutant: Option<String>,
-    /// A check that must always fail: lost-write or strange-write.
+    /// A check that must always fail: canary-lost-write or canary-strange-write.
     #[arg(long, value_parser = parse_canary)]
     canary: Option<Canary>,
 }
@@ -132,9 +132,9 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 
 fn parse_canary(text: &str) -> Result<Canary, String> {
     match text {
-        "lost-write" => Ok(Canary::LostWrite),
-        "strange-write" => Ok(Canary::StrangeWrite),
-        _ => Err("lost-write or strange-write".into()),
+        "canary-lost-write" => Ok(Canary::LostWrite),
+        "canary-strange-write" => Ok(Canary::StrangeWrite),
+        _ => Err("canary-lost-write or canary-strange-write".into()),
     }
 }
 

@@ -9,8 +9,8 @@ use siltstone::testing::mutants;
 
 /// The checks that must always fail.
 const CANARIES: [(&str, &str); 2] = [
-    ("lost-write", "canary: a write counts as made that never was"),
-    ("strange-write", "canary: the oracle does not know of a write"),
+    ("canary-lost-write", "canary: a write counts as made that never was"),
+    ("canary-strange-write", "canary: the oracle does not know of a write"),
 ];
 
 pub(crate) fn run(seeds: u64, seconds: u64, only: Option<&str>) -> ExitCode {
