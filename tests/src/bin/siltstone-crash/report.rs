@@ -32,7 +32,10 @@ impl Progress {
             println!("FAILURE ({:?}) of a crash before record {}", failure.broken, failure.point);
             println!("  {}", failure.text.replace('\n', "\n  "));
             println!("  the device: {}", failure.state);
-            println!("  to repeat it: cargo run --release --bin siltstone-crash -- {}", repeat(failure));
+            println!(
+                "  to repeat it: cargo run --release -p siltstone-tests --bin siltstone-crash -- {}",
+                repeat(failure)
+            );
         }
         self.workloads += 1;
         self.total.add(report);

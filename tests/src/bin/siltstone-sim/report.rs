@@ -128,7 +128,10 @@ pub(crate) fn print_failure(seed: u64, limits: &Limits, failure: &str) {
     println!("FAILURE of seed {seed} at commit {}", commit());
     println!("  {}", failure.replace('\n', "\n  "));
     println!("  {:?}", Plan::new(seed, limits));
-    println!("  to repeat it: cargo run --release --bin siltstone-sim -- repeat {seed}{}", flags(limits));
+    println!(
+        "  to repeat it: cargo run --release -p siltstone-tests --bin siltstone-sim -- repeat {seed}{}",
+        flags(limits)
+    );
 }
 
 /// Limits as command-line flags.
