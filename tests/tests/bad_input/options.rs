@@ -45,7 +45,7 @@ fn options_out_of_range_are_refused_by_name_and_create_nothing() {
     refused(&["memory", "2 shards"], &|o| o.memory(6 << 20).shards(2));
     refused(&["memtable_bytes", "16 KiB"], &|o| o.memtable_bytes(100));
     refused(&["memtable_bytes", "quarter"], &|o| o.memory(8 << 20).memtable_bytes(3 << 20));
-    refused(&["table_bytes"], &|o| o.table_bytes(0));
+    refused(&["table_bytes", "8 pages"], &|o| o.table_bytes(32_767));
     refused(&["table_bytes", "1 GiB"], &|o| o.table_bytes((1 << 30) + 1));
     refused(&["checkpoints_retained"], &|o| o.checkpoints_retained(0));
     refused(&["capacity", "16 extents"], &|o| o.capacity(1 << 20));
@@ -79,8 +79,8 @@ fn the_bounds_themselves_are_allowed() {
     allowed(&|o| o.shards(1).key_groups(1));
     allowed(&|o| o.key_groups(32_768));
     allowed(&|o| o.extent_bytes(16 << 20));
-    allowed(&|o| o.extent_bytes(512 << 10).page_bytes(64 << 10).table_bytes(256 << 10));
-    allowed(&|o| o.memtable_bytes(16 << 10).table_bytes(16 << 10));
+    allowed(&|o| o.extent_bytes(512 << 10).page_bytes(64 << 10).table_bytes(512 << 10));
+    allowed(&|o| o.memtable_bytes(16 << 10).table_bytes(32 << 10));
     allowed(&|o| o.capacity(16 * (64 << 10)));
     allowed(&|o| o.durability(Durability::Interval(Duration::from_secs(3600))));
     allowed(&|o| o.keyspace("n".repeat(255), KeyspaceOptions::default().filter_bits_per_key(32)));
