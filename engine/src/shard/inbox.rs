@@ -84,11 +84,11 @@ impl Inbox {
         if let Some(operator) = self.operators.try_recv() {
             return Some(operator);
         }
-        if self.overflow.told.load(Ordering::Relaxed) {
-            // What is pushed behind this look is told of again. See `send`.
-            self.overflow.told.store(false, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
-        }
+        // What is pushed behind this look is told of again. The first fence puts it behind the taking of a control: who found the controls full
+        // has set the note before, and it is taken back here, never left behind. The second: see `send`.
+        fence(Ordering::SeqCst);
+        self.overflow.told.swap(false, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         if self.overflow.queue.is_empty() {
             return None;
         }
