@@ -36,6 +36,8 @@
 //! | version | what changed |
 //! |---|---|
 //! | 1 | the first |
+//!
+//! One file, though long: each record's encoding and decoding stand side by side, and all records share their layout's helpers.
 
 use std::ops::Range;
 use std::sync::Arc;

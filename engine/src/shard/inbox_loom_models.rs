@@ -200,9 +200,3 @@ fn whoever_waits_for_a_reply_hears_of_the_shards_end() {
         caller.join().unwrap();
     });
 }
-
-/// Without the channel's own model the two above are not there: the command in `docs/testing.md` has it.
-#[cfg(not(oneshot_loom))]
-#[test]
-#[ignore = "needs RUSTFLAGS=\"--cfg loom --cfg oneshot_loom\""]
-fn replies_are_modelled() {}

@@ -1,4 +1,6 @@
 //! Whole SSTs against a sorted vector, and damage.
+//!
+//! One file, though long: all tests share the tables that they build.
 
 use std::collections::BTreeMap;
 

@@ -11,6 +11,8 @@
 //! 1. A slot is freed only when none of its pieces is with the driver and its future has taken the result or is gone. So keys of
 //!    completions (slot and piece) are never ambiguous.
 //! 2. While a piece is with the driver the buffer is in the slot, where nothing touches its bytes.
+//!
+//! One file, though long: a slot's life, from its start to the completion of its last piece, is one state machine.
 
 use std::collections::VecDeque;
 use std::future::Future;
