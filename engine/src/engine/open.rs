@@ -3,7 +3,8 @@
 //! # Steps, and what a crash after each leaves
 //!
 //! 1. Read the superblock and all manifests; mark every extent that they refer to. Nothing is written.
-//! 2. Write the superblock with the next generation: identities given out from here on are new. Harmless by itself.
+//! 2. Write the superblock with the next generation: identities given out from here on are new. Harmless by itself. Its
+//!    flushes cover what an earlier process wrote and did not live to flush: recovery reads that from the device's cache, and promises it.
 //! 3. Where a checkpoint is restored or the number of shards changes: write new manifests into new extents. Crash: they are
 //!    unreferenced, the old ones hold.
 //! 4. Write the superblock that names the new manifests. This is the switch. Then the old manifests' extents are freed, and those of SSTs and logs

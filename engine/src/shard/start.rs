@@ -3,9 +3,7 @@
 //! # Steps, and what a crash after each leaves
 //!
 //! 1. The logs that the manifest names are replayed into one memtable. Nothing is written.
-//! 2. The device is flushed: what recovery has read may be in a volatile cache (where the process ended, and not the power), and is now promised to
-//!    readers and named in the manifest.
-//! 3. A new log is begun, and the manifest goes on in a new file of its own, which names both the old logs and the new one. A crash before
+//! 2. A new log is begun, and the manifest goes on in a new file of its own, which names both the old logs and the new one. A crash before
 //!    the root page is durable: the old manifest holds; after: the old logs are replayed again, and the new one, empty or not, behind them.
 
 use std::cell::{Cell, RefCell};
@@ -116,9 +114,6 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
         for (id, name, options) in missing {
             mark!(KeyspaceCreatedAtOpen);
             edits.push(ManifestEdit::KeyspaceCreate { id: *id, name: name.clone(), options: encode_options(options) });
-        }
-        if !mutant!(RecoveredNotFlushed) {
-            volume.flush().await?;
         }
         for sst in writer.commit(edits).await? {
             if let Some(file) = plan.files.get(&sst) {

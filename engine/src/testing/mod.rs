@@ -5,6 +5,7 @@
 //! - [`marks`]: counts of the paths of recovery and fault handling that were taken.
 //! - [`audit()`]: whether the extents in use are those that something refers to.
 //! - [`record`]: writes down all of a volume's I/O.
+//! - [`TurnedShards`]: an engine in virtual time, turned by the calling thread.
 
 mod audit;
 pub mod marks;
@@ -12,10 +13,12 @@ pub mod mutants;
 #[cfg(all(test, not(loom)))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod tests;
+mod turns;
 
 pub use audit::{Audit, audit};
 pub(crate) use audit::{Owner, References};
 pub use siltstone_io::testing::Recorder;
+pub use turns::{Crashed, TurnedShards};
 
 use crate::Options;
 

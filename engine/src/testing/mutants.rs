@@ -15,8 +15,6 @@ siltstone_io::mutant_table! {
         "opening does not raise the generation: identities of SSTs and logs are given out twice",
     CheckpointExtentsNotMarked:
         "opening does not mark the extents of SSTs that only checkpoints hold: they are overwritten, and the checkpoint is damaged",
-    RecoveredNotFlushed:
-        "what was recovered from the log after the process was killed is promised without a flush: a power failure takes back what was read",
     ReplayForgetsOlderLogs:
         "only the newest of several logs is replayed: a second crash before the first flush loses acknowledged writes",
     // Extents.

@@ -1,29 +1,15 @@
 //! The audit and the marks, on engines over a simulated disk.
 
 use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
 
-use siltstone_io::{Budget, SimClock, SimDisk, SimOptions, Turn};
+use siltstone_io::{Random, SimClock, SimDisk, SimOptions};
 
-use super::{Audit, audit, marks, mutants};
-use crate::{Durability, Engine, Error, Keyspace, KeyspaceOptions, Options, ScanRange, ShardDriver};
+use super::{Audit, TurnedShards, audit, marks, mutants};
+use crate::{Durability, Engine, Error, Keyspace, KeyspaceOptions, Options, ScanRange};
 
-/// An engine whose shards this thread turns.
 struct Node {
     engine: Engine,
-    drivers: Vec<ShardDriver>,
-    clock: SimClock,
-}
-
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::SeqCst);
-    }
+    shards: TurnedShards,
 }
 
 impl Node {
@@ -36,9 +22,8 @@ impl Node {
             .memory(16 << 20)
             .extent_bytes(64 << 10)
             .keyspace("numbers", KeyspaceOptions::default());
-        let (engine, seeds) = Engine::open_driven(change(options)).unwrap();
-        let drivers = seeds.into_iter().map(|seed| seed.start().unwrap()).collect();
-        Node { engine, drivers, clock }
+        let (engine, shards) = TurnedShards::open(change(options), disk.clone(), clock, Random::new(7), 0.0).unwrap();
+        Node { engine, shards }
     }
 
     fn numbers(&self) -> Keyspace {
@@ -46,24 +31,7 @@ impl Node {
     }
 
     fn run<F: Future>(&mut self, future: F) -> F::Output {
-        let mut future = pin!(future);
-        let woken = Arc::new(Woken(AtomicBool::new(true)));
-        let waker = Waker::from(Arc::clone(&woken));
-        loop {
-            if woken.0.swap(false, Ordering::SeqCst)
-                && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker))
-            {
-                return output;
-            }
-            let mut progress = false;
-            for driver in &mut self.drivers {
-                progress |= driver.turn(&Budget::default()) == Turn::Progress;
-            }
-            if !progress && !woken.0.load(Ordering::SeqCst) {
-                let next = self.drivers.iter().filter_map(ShardDriver::next_event_us).min();
-                self.clock.advance_to(next.expect("the future waits for something"));
-            }
-        }
+        self.shards.run(future).unwrap()
     }
 
     fn fill(&mut self, from: u32, to: u32) {
@@ -84,20 +52,7 @@ impl Node {
 
     fn close(mut self) {
         let engine = self.engine.clone();
-        let closed = self.engine.close();
-        let mut closed = pin!(closed);
-        let waker = Waker::noop();
-        while closed.as_mut().poll(&mut Context::from_waker(waker)).is_pending() {
-            let mut progress = false;
-            for driver in &mut self.drivers {
-                progress |= driver.turn(&Budget::default()) == Turn::Progress;
-            }
-            self.drivers.retain(|driver| !driver.is_closed());
-            if !progress && let Some(next) = self.drivers.iter().filter_map(ShardDriver::next_event_us).min() {
-                self.clock.advance_to(next);
-            }
-        }
-        drop(engine);
+        self.run(engine.close()).unwrap();
     }
 }
 
@@ -138,7 +93,7 @@ fn what_a_scan_reads_and_what_a_crash_leaves_is_accounted_for() {
     let disk = disk();
     let mut node = Node::open(&disk, |options| options);
     node.fill(0, 3000);
-    let local = node.drivers[0].local();
+    let local = node.shards.local(0);
     let mut scan = local.scan(&node.numbers(), ScanRange::all()).unwrap();
     assert!(node.run(scan.next()).unwrap().is_some());
     node.fill(0, 3000);

@@ -82,6 +82,7 @@ impl World {
         let ended = self.work(&node, &way);
         self.simulation.disk.set_capacity(ROOMY);
         self.tell(|| format!("work has ended: {ended}"));
+        let ended = ended && self.audit_at_rest(&node).is_ok();
         if ended && !self.simulation.disk.crashed() && self.random.chance(0.5) {
             self.close(node, &way);
         } else {
@@ -374,6 +375,18 @@ impl World {
                 oracle.journal.forget_one();
             }
         }
+    }
+
+    /// Whatever has failed meanwhile: the extents in use are those that somebody refers to. (A shard that cannot write any more does not know.)
+    fn audit_at_rest(&mut self, node: &Node) -> std::result::Result<(), crate::Crashed> {
+        self.simulation.disk.set_faults(SimFaults::default());
+        let audit = node.try_run(siltstone::testing::audit(&node.engine));
+        self.simulation.disk.set_faults(self.plan.faults.clone());
+        if let Ok(audit) = audit? {
+            assert!(audit.is_clean(), "extents in use are not those referred to: {audit:?}");
+            self.tally.borrow_mut().count("audit at rest");
+        }
+        Ok(())
     }
 
     /// The extents in use are those that somebody refers to.

@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::ops::{Bound, Range};
 
-use super::machine::Crashed;
 use super::model::{Contents, Place, State, assert_same, live};
 use super::plan::{PlannedKey, PlannedRange};
 use super::world::{Done, SPACES, World, key_bytes};
+use crate::testing::Crashed;
 use crate::{Engine, KeyGroup, Keyspace, ScanRange, Snapshot};
 
 const SNAPSHOTS_MAX: usize = 4;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::machine::Crashed;
 use super::model::{Contents, Saved, State, assert_same, live};
 use super::plan::Way;
 use super::world::{SPACES, World};
+use crate::testing::Crashed;
 use crate::{Durability, KeyspaceOptions, Options, Partition, Restore, TimeDomain, Ttl};
 
 /// The most shards.

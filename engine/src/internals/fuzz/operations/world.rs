@@ -7,10 +7,11 @@ use std::task::{Context, Poll, Waker};
 
 use siltstone_io::{SimClock, SimDisk, SimFaults, SimOptions};
 
-use super::machine::{Crashed, Machine};
+use super::machine::Machine;
 use super::model::{Cell, Model, Place, Saved, Write};
 use super::plan::{Change, PlannedKey, Setup, Step, Way};
 use super::reads::Held;
+use crate::testing::Crashed;
 use crate::{CheckpointInfo, Durability, Engine, Keyspace, Result, WriteBatch};
 
 /// The keyspaces: name, bytes of the key that are its partition part (none: all), time to live.
