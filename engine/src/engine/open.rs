@@ -394,6 +394,8 @@ impl Opening<'_> {
             table_bytes: self.options.table_bytes,
             key_groups,
             read_only: self.options.read_only,
+            #[cfg(feature = "testing")]
+            cache_frames_max: self.options.cache_frames_max,
         }
     }
 

@@ -183,6 +183,8 @@ pub struct Options {
     pub(crate) pin_cpus: bool,
     #[cfg(feature = "testing")]
     pub(crate) recorder: Option<siltstone_io::testing::Recorder>,
+    #[cfg(feature = "testing")]
+    pub(crate) cache_frames_max: usize,
 }
 
 #[derive(Clone)]
@@ -223,6 +225,8 @@ impl Options {
             pin_cpus: false,
             #[cfg(feature = "testing")]
             recorder: None,
+            #[cfg(feature = "testing")]
+            cache_frames_max: usize::MAX,
         }
     }
 

@@ -71,6 +71,9 @@ pub(crate) struct ShardConfig {
     pub(crate) table_bytes: usize,
     pub(crate) key_groups: u32,
     pub(crate) read_only: bool,
+    /// At most so many frames for the cache.
+    #[cfg(feature = "testing")]
+    pub(crate) cache_frames_max: usize,
 }
 
 /// Memtables that may exist at a time, the active one included: behind that, writes wait for a flush.

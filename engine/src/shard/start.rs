@@ -273,7 +273,10 @@ impl MemoryPlan {
         // Directories of open SSTs, filters and index in the making, tasks.
         let metadata = config.memory_bytes / 16;
         let rest = config.memory_bytes.saturating_sub(memtables + buffers * BUFFER_BYTES + metadata);
-        MemoryPlan { cache_frames: rest / page_bytes, buffers }
+        let cache_frames = rest / page_bytes;
+        #[cfg(feature = "testing")]
+        let cache_frames = cache_frames.min(config.cache_frames_max);
+        MemoryPlan { cache_frames, buffers }
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`marks`]: counts of the paths of recovery and fault handling that were taken.
 //! - [`audit()`]: whether the extents in use are those that something refers to.
 //! - [`record`]: writes down all of a volume's I/O.
+//! - [`limit_cache`]: a cache that is smaller than the least memory allows.
 //! - [`TurnedShards`]: an engine in virtual time, turned by the calling thread.
 
 mod audit;
@@ -26,5 +27,12 @@ use crate::Options;
 #[must_use]
 pub fn record(mut options: Options, recorder: &Recorder) -> Options {
     options.recorder = Some(recorder.clone());
+    options
+}
+
+/// Options with which a shard's cache has at most so many frames, so that a small volume does not fit into it. Memory has a minimum.
+#[must_use]
+pub fn limit_cache(mut options: Options, frames: usize) -> Options {
+    options.cache_frames_max = frames;
     options
 }

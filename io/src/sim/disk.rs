@@ -81,6 +81,8 @@ pub(super) struct DiskState {
     /// Counts crashes: attachments of an earlier life are dead.
     pub(super) life: u64,
     pub(super) crash_at: Option<u64>,
+    /// The discard to wait for, and how many writes, flushes or discards after it the power fails.
+    pub(super) crash_after_discard: Option<(u64, u64)>,
     pub(super) write_ops: u64,
     pub(super) schedules: u64,
     pub(super) stats: SimStats,
@@ -119,6 +121,7 @@ impl SimDisk {
             crashed: false,
             life: 0,
             crash_at: None,
+            crash_after_discard: None,
             write_ops: 0,
             schedules: 0,
             stats: SimStats::default(),
@@ -152,7 +155,15 @@ impl SimDisk {
     /// The power fails at the n-th write, flush or discard, counted as by [`write_ops`](SimDisk::write_ops) (the first is 1): when it is
     /// submitted or when it completes, by the seed. `None` calls it off.
     pub fn crash_at(&self, nth_write_or_flush: Option<u64>) {
-        self.state().crash_at = nth_write_or_flush;
+        let mut state = self.state();
+        (state.crash_at, state.crash_after_discard) = (nth_write_or_flush, None);
+    }
+
+    /// The power fails so many writes, flushes or discards after the n-th discard from now on (the first is 1), or with it: where what is
+    /// given up meets what was to replace it.
+    pub fn crash_after_discard(&self, nth: u64, operations: u64) {
+        let mut state = self.state();
+        (state.crash_at, state.crash_after_discard) = (None, Some((state.stats.discards + nth, operations)));
     }
 
     /// Whether the power is off.
@@ -164,7 +175,7 @@ impl SimDisk {
     pub fn restart(&self) {
         let mut state = self.state();
         state.crashed = false;
-        state.crash_at = None;
+        (state.crash_at, state.crash_after_discard) = (None, None);
     }
 
     /// Writes, flushes and discards submitted so far.

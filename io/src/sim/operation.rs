@@ -84,6 +84,11 @@ impl DiskState {
             return false;
         }
         self.write_ops += 1;
+        if let Some((discards, operations)) = self.crash_after_discard
+            && self.stats.discards >= discards
+        {
+            (self.crash_at, self.crash_after_discard) = (Some(self.write_ops + operations), None);
+        }
         self.crash_at == Some(self.write_ops)
     }
 

@@ -171,6 +171,25 @@ fn after_a_crash_nothing_completes_and_old_attachments_stay_dead() {
 }
 
 #[test]
+fn the_power_fails_at_or_behind_a_discard() {
+    for (nth, operations, expected) in [(1, 0, 2), (1, 2, 4), (2, 0, 4), (2, 1, 5)] {
+        let disk = disk(3);
+        run(&disk, |device| {
+            let disk = disk.clone();
+            async move {
+                device.allocate(0, 1 << 20).await.unwrap();
+                disk.crash_after_discard(nth, operations);
+                for _ in 0..4 {
+                    let _ = write(&device, 0, 1, WriteDurability::Cached).await;
+                    let _ = device.discard(65536, 65536).await;
+                }
+            }
+        });
+        assert_eq!((disk.crashed(), disk.write_ops()), (true, expected), "{nth} {operations}");
+    }
+}
+
+#[test]
 fn a_crash_may_leave_any_part_of_a_write_in_flight() {
     let mut outcomes = BTreeSet::new();
     for seed in 0..100 {

@@ -211,12 +211,8 @@ impl Plan {
     pub(crate) fn options(&self, base: Options, way: &Way, random: &mut Random) -> Options {
         let shards = 1 + random.below(4) as usize;
         let memory = [4 << 20, 6 << 20][random.below(2) as usize];
-        // A quarter of the memory leaves nothing for the cache.
-        let memtable = match random.below(8) {
-            0 => memory / 4,
-            1..3 => 128 << 10,
-            _ => 16 << 10,
-        };
+        let memtable = if random.chance(0.3) { 128 << 10 } else { 16 << 10 };
+        let frames = [0, 4, 16, 64, usize::MAX][random.below(5) as usize];
         let options = base
             .shards(shards)
             .key_groups(self.key_groups)
@@ -228,6 +224,7 @@ impl Plan {
             .capacity(1 << 36)
             .durability(way.durability)
             .restore(way.restore.clone());
+        let options = siltstone::testing::limit_cache(options, frames);
         let options = SPACES.iter().fold(options, |options, space| options.keyspace(space.name, space.options(random)));
         match way.retained {
             Some(count) => options.checkpoints_retained(count),

@@ -91,12 +91,15 @@ impl World {
         self.end_of_process();
     }
 
-    /// Decides whether, and at which of the writes to come, the power fails.
+    /// Decides whether, and at which of the writes to come or just after which of the discards, the power fails.
     fn plan_crash(&mut self) {
         let most = [60, 600, 4000][self.random.below(3) as usize];
         let after = 1 + self.random.below(most);
-        let at = self.simulation.disk.write_ops() + after;
-        self.simulation.disk.crash_at(self.random.chance(0.8).then_some(at));
+        match self.random.below(10) {
+            0..2 => self.simulation.disk.crash_at(None),
+            2..4 => self.simulation.disk.crash_after_discard(1 + after / 20, self.random.below(3)),
+            _ => self.simulation.disk.crash_at(Some(self.simulation.disk.write_ops() + after)),
+        }
     }
 
     /// Rounds of many clients; whether the power lasted.
