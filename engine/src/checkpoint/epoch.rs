@@ -16,7 +16,10 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+#[cfg(not(any(loom, shuttle)))]
 use futures_util::task::AtomicWaker;
+#[cfg(any(loom, shuttle))]
+use siltstone_io::sync::model::AtomicWaker;
 use siltstone_io::sync::{AtomicU64, Ordering, fence};
 
 use crate::types::Epoch;
@@ -136,14 +139,12 @@ mod tests {
 
 #[cfg(all(test, loom))]
 mod loom_tests {
-    use std::future::poll_fn;
-    use std::task::Poll;
-
     use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use loom::thread;
-    use siltstone_io::sync::model::{block_on, explore};
+    use siltstone_io::sync::model::explore;
 
     use super::*;
+    use crate::checkpoint::loom_models::wait_until_drained;
 
     /// Breaks caught: no fence in `begin`; none in `is_drained`; no second look at the epoch in `begin`.
     #[test]
@@ -171,14 +172,6 @@ mod loom_tests {
             }
             assert!(gate.is_drained(Epoch(1)));
         });
-    }
-
-    /// As a shard's flush task waits, told of the barrier by a message.
-    fn wait_until_drained(gate: &EpochGate, shard: usize, epoch: Epoch) {
-        block_on(poll_fn(|cx| {
-            gate.register(shard, cx.waker());
-            if gate.is_drained(epoch) { Poll::Ready(()) } else { Poll::Pending }
-        }));
     }
 
     /// Two shards wait for the stragglers of an epoch. Both are woken, and both see what every operation of the epoch has written.
