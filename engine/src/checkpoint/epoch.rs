@@ -177,8 +177,7 @@ mod loom_tests {
     /// Two shards wait for the stragglers of an epoch. Both are woken, and both see what every operation of the epoch has written.
     ///
     /// Breaks caught: no fence in `end`; `end` that wakes one shard only, or looks at the epoch before it counts itself out; the count with
-    /// relaxed exchanges; `begin` that gives up an old epoch without counting itself out. Not caught: a look before the registration, since
-    /// the waker's cell is no point of scheduling to loom.
+    /// relaxed exchanges; `begin` that gives up an old epoch without counting itself out; a look before the registration, and none after it.
     #[test]
     fn every_shard_is_woken_after_the_last_straggler_and_sees_what_it_wrote() {
         explore(2, || {

@@ -164,20 +164,33 @@ fn flow() {
     look_again(&world);
 }
 
+/// Breaks caught, beside those of the test below: the count of an SST or of a log taken by load and store; a claim or the release of an extent by load
+/// and store; an SST that is opened once for each shard. Not caught: an SST that is freed when it is dropped, whatever its count. That happens
+/// only as the engine ends, and its queue with it; a loom model catches it.
 #[test]
 fn shuttle_shared_extents_are_free_exactly_when_nobody_needs_them() {
     shuffle(1000, flow);
 }
 
 /// Deliberate bugs that the flow must notice, see [`mutants`].
-const NOTICED: [&str; 5] =
-    ["SstExtentsLeaked", "RecycledAndFreed", "SstFreedUnderReaders", "SharedSstFreedByFirst", "SharedLogFreedByFirst"];
+const NOTICED: [&str; 10] = [
+    "SstExtentsLeaked",
+    "SstFreedUnderReaders",
+    "SharedSstFreedByFirst",
+    "SharedLogFreedByFirst",
+    "FreedBeforeDiscard",
+    "CheckpointExtentsNotMarked",
+    "HandoverLosesAGroup",
+    "LogHandedToOneShard",
+    "SnapshotNotPinned",
+    "DrainedEpochNotNoticed",
+];
 
 #[test]
 fn shuttle_bugs_with_shared_extents_are_noticed() {
     for name in NOTICED {
         mutants::activate(Some(name));
-        let run = catch_unwind(AssertUnwindSafe(|| shuffle(50, flow)));
+        let run = catch_unwind(AssertUnwindSafe(|| shuffle(300, flow)));
         let hits = mutants::hits();
         mutants::activate(None);
         assert!(run.is_err(), "{name} was not noticed, though its place was come by {hits} times");

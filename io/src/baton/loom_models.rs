@@ -136,6 +136,8 @@ fn assert_free<P: Pump>(baton: &Baton<P>) {
     assert!(!state.held && state.queue.is_empty() && !baton.hand.is_wanted());
 }
 
+/// Breaks caught: a baton that is freed though somebody is queued, or free as well as handed over; handed over when the hand is unlocked already;
+/// one who leaves and keeps the baton, or stays in the queue.
 #[test]
 fn two_waiting_threads_are_served_and_free_the_baton() {
     for has_remote in [false, true] {
@@ -150,6 +152,7 @@ fn two_waiting_threads_are_served_and_free_the_baton() {
     }
 }
 
+/// Breaks caught: those of the model before; a baton that the background takes though it is held, or that is taken from the background.
 #[test]
 fn a_waiting_thread_and_the_background_never_hold_it_together() {
     explore(3, || {
@@ -164,6 +167,8 @@ fn a_waiting_thread_and_the_background_never_hold_it_together() {
 }
 
 /// The background may have parked the shard when somebody comes.
+///
+/// Breaks caught: those of the two models before; a sleeper that was woken and handed the baton, and forgets the latter.
 #[test]
 fn the_background_gives_the_baton_up_to_whoever_waits() {
     explore(3, || {
@@ -179,6 +184,9 @@ fn the_background_gives_the_baton_up_to_whoever_waits() {
 }
 
 /// The shard has nothing to do with what its driver waits for.
+///
+/// Breaks caught: a wake-up that does not end the park; a driver that does not say that it drives, or after it has looked; a waker that looks
+/// whether it drives before it notes the wake-up.
 #[test]
 fn a_parked_driver_hears_its_future_woken_from_elsewhere() {
     explore(3, || {
@@ -193,6 +201,8 @@ fn a_parked_driver_hears_its_future_woken_from_elsewhere() {
 }
 
 /// Two wait for what comes from elsewhere: the one who drives leaves first, or the one who sleeps, or they change places.
+///
+/// Breaks caught: one who leaves and keeps the baton, or stays in the queue; those of the model before.
 #[test]
 fn who_leaves_the_queue_passes_the_baton_on() {
     explore(2, || {
@@ -209,6 +219,9 @@ fn who_leaves_the_queue_passes_the_baton_on() {
 }
 
 /// The shard is closed and dropped while somebody drives it, waits for the baton, or is about to: it is answered in any case.
+///
+/// Breaks caught: whoever comes after the end panics (as the code once did), queues up, or sleeps though it was woken; a shard that is taken out
+/// without the baton; an end that is noted when the baton is free again, or not at all.
 #[test]
 fn whoever_waits_while_the_shard_is_closed_is_answered() {
     explore(3, || {
@@ -224,6 +237,7 @@ fn whoever_waits_while_the_shard_is_closed_is_answered() {
     });
 }
 
+/// Breaks caught: those of the model before, with a queue.
 #[test]
 fn two_waiting_threads_are_answered_while_the_shard_is_closed() {
     explore(2, || {
@@ -244,6 +258,9 @@ fn two_waiting_threads_are_answered_while_the_shard_is_closed() {
 }
 
 /// The background may have parked the shard when it is closed.
+///
+/// Breaks caught: one who closes and does not wake the background (as the code once did), wakes it before the queue says so, or does not say
+/// that the baton is wanted; a background that takes the baton of a closed shard.
 #[test]
 fn closing_ends_the_backgrounds_turn() {
     explore(3, || {
@@ -257,6 +274,7 @@ fn closing_ends_the_backgrounds_turn() {
     });
 }
 
+/// Breaks caught: a second one who panics (as the code once did); a queue that is not sent away at the end, or does not notice it.
 #[test]
 fn of_two_who_close_it_one_gets_the_shard() {
     explore(3, || {
@@ -272,6 +290,8 @@ fn of_two_who_close_it_one_gets_the_shard() {
 
 /// A caller drives the first of two shards and waits for the second, which nobody drives any more. They are closed as the engine does it, the
 /// callers' shard last.
+///
+/// Breaks caught: the callers' shard first (as the code once did): the caller drives it for ever.
 #[test]
 fn shards_that_only_the_background_drives_are_closed_before_the_callers() {
     explore(3, || {
