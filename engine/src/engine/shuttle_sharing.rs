@@ -169,7 +169,7 @@ fn flow() {
 /// only as the engine ends, and its queue with it; a loom model catches it.
 #[test]
 fn shuttle_shared_extents_are_free_exactly_when_nobody_needs_them() {
-    shuffle(1000, flow);
+    shuffle(500, flow);
 }
 
 /// Deliberate bugs that the flow must notice, see [`mutants`].
