@@ -44,3 +44,15 @@ mod tests;
 
 #[cfg_attr(not(test), expect(unused_imports, reason = "used by the parts that come next"))]
 pub(crate) use pages::{BlockKey, CacheConfig, CacheStats, PageCache, PageRef, Priority};
+
+/// A frame is counted in cells, without atomics, and no model has it: so no cache and no page that is lent from one may reach another core, whatever
+/// memory the frame is in.
+#[cfg(test)]
+mod never_crosses_cores {
+    use static_assertions::assert_not_impl_any;
+
+    use super::{PageCache, PageRef};
+
+    assert_not_impl_any!(PageCache<Vec<u8>>: Send, Sync);
+    assert_not_impl_any!(PageRef<Vec<u8>>: Send, Sync);
+}

@@ -21,13 +21,16 @@
 
 mod barrier;
 mod epoch;
+#[cfg(all(test, loom))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+mod loom_models;
+mod ticket;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use siltstone_io::Class;
-use siltstone_io::sync::{AtomicBool, Ordering};
 
 use crate::engine::EngineShared;
 use crate::error::{Error, Result};
@@ -37,6 +40,7 @@ use crate::types::Epoch;
 
 pub(crate) use barrier::Barrier;
 pub(crate) use epoch::{EpochGate, EpochGuard};
+pub(crate) use ticket::Ticket;
 
 /// A checkpoint that exists in the volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,26 +64,6 @@ impl CheckpointInfo {
 
 /// Largest `bytes` of a checkpoint.
 pub(crate) const CHECKPOINT_BYTES_MAX: usize = 16 << 20;
-
-/// Held from the barrier to the end of a checkpoint: there is one at a time.
-pub(crate) struct Ticket {
-    busy: Arc<AtomicBool>,
-}
-
-impl Ticket {
-    pub(crate) fn take(busy: &Arc<AtomicBool>) -> Result<Ticket> {
-        if busy.swap(true, Ordering::SeqCst) {
-            return Err(Error::Busy("a checkpoint is still under way: await it before the next one".into()));
-        }
-        Ok(Ticket { busy: Arc::clone(busy) })
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.busy.store(false, Ordering::SeqCst);
-    }
-}
 
 /// What a checkpoint is to be.
 pub(crate) struct CheckpointOrder {

@@ -315,7 +315,8 @@ impl BatonDrive {
         if let Some(thread) = background {
             let _ = thread.join();
         }
-        for baton in self.batons.iter() {
+        // The first one last: a caller who drives it may wait for an operation of another, which ends when that is dropped.
+        for baton in self.batons.iter().rev() {
             drop(baton.close());
         }
     }

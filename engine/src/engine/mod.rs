@@ -10,6 +10,9 @@ mod scan;
 #[cfg(all(test, shuttle))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod shuttle_flows;
+#[cfg(all(test, shuttle, feature = "testing"))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+mod shuttle_sharing;
 
 use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};
@@ -501,22 +504,19 @@ impl EngineShared {
         }
         let ticket = Ticket::take(&self.checkpoint_busy)?;
         let (sender, receiver) = oneshot::channel();
-        let (engine, gate, name) = (Arc::clone(self), Arc::clone(&self.gate), name.to_owned());
+        let (engine, name) = (Arc::clone(self), name.to_owned());
         // The barrier must not open unless the order for its checkpoint is certain to arrive: the epoch could not be flushed.
-        let barrier = Arc::new(Barrier::default());
-        let opened = Arc::clone(&barrier);
-        let control = Control::Task(Box::new(move |shard: std::rc::Rc<Shard>| {
-            let epoch = opened.open(&gate);
-            Box::pin(async move {
-                let order = CheckpointOrder { epoch, name, bytes, ticket };
-                let _ = sender.send(checkpoint::coordinate(shard, engine, order).await);
-            })
-        }));
-        match self.ports[0].controls.try_send(control) {
-            Ok(()) => {
-                barrier.open(&self.gate);
-                Ok(receiver)
-            }
+        let sent = Barrier::order(&self.gate, |barrier| {
+            self.ports[0].controls.try_send(Control::Task(Box::new(move |shard: std::rc::Rc<Shard>| {
+                let epoch = barrier.open();
+                Box::pin(async move {
+                    let order = CheckpointOrder { epoch, name, bytes, ticket };
+                    let _ = sender.send(checkpoint::coordinate(shard, engine, order).await);
+                })
+            })))
+        });
+        match sent {
+            Ok(()) => Ok(receiver),
             Err(TrySendError::Full(_)) => Err(Error::Busy("shard 0 has too many control tasks waiting".into())),
             Err(TrySendError::Closed(_)) => Err(Error::Closed),
         }

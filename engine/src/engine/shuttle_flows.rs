@@ -10,23 +10,23 @@ use siltstone_io::{SimClock, SimDisk, SimOptions};
 use super::*;
 
 /// A disk, and engines on it one after the other.
-struct World {
+pub(super) struct World {
     disk: SimDisk,
     clock: SimClock,
 }
 
 impl World {
-    fn new() -> World {
+    pub(super) fn new() -> World {
         World { disk: SimDisk::new(1, SimOptions::default()), clock: SimClock::new() }
     }
 
-    /// Opens an engine of two shards, each driven by a thread.
-    fn open(&self, restore: Restore) -> (Engine, Vec<JoinHandle<()>>) {
+    /// Opens an engine, each of its shards driven by a thread.
+    pub(super) fn open(&self, shards: usize, restore: Restore) -> (Engine, Vec<JoinHandle<()>>) {
         let options = Options::simulated(self.disk.clone(), self.clock.clone())
-            .shards(2)
-            .key_groups(2)
+            .shards(shards)
+            .key_groups(4)
             .extent_bytes(64 << 10)
-            .memory(8 << 20)
+            .memory(12 << 20)
             .capacity(64 << 20)
             .keyspace("words", KeyspaceOptions::default())
             .restore(restore);
@@ -46,7 +46,7 @@ impl World {
     }
 }
 
-fn end(threads: Vec<JoinHandle<()>>) {
+pub(super) fn end(threads: Vec<JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
@@ -69,7 +69,7 @@ fn number(value: Option<Vec<u8>>) -> u8 {
 fn shuttle_every_call_is_answered_while_the_engine_closes() {
     shuffle(2000, || {
         let world = World::new();
-        let (engine, threads) = world.open(Restore::Latest);
+        let (engine, threads) = world.open(2, Restore::Latest);
         let keys = [0, 1].map(|caller| keys(&engine, caller)[caller].clone());
         let callers: Vec<_> = keys
             .iter()
@@ -100,7 +100,7 @@ fn shuttle_every_call_is_answered_while_the_engine_closes() {
         let acknowledged: Vec<u8> = callers.into_iter().map(|caller| caller.join().unwrap()).collect();
         end(threads);
         drop(engine);
-        let (engine, threads) = world.open(Restore::Latest);
+        let (engine, threads) = world.open(2, Restore::Latest);
         let words = engine.keyspace("words").unwrap();
         for (caller, &acknowledged) in acknowledged.iter().enumerate() {
             let found = number(block_on(engine.get(&words, &keys[caller])).unwrap());
@@ -119,7 +119,7 @@ fn shuttle_every_call_is_answered_while_the_engine_closes() {
 fn shuttle_a_checkpoint_is_a_cut_across_shards() {
     shuffle(1000, || {
         let world = World::new();
-        let (engine, threads) = world.open(Restore::Latest);
+        let (engine, threads) = world.open(2, Restore::Latest);
         let keys = [0, 1].map(|caller| keys(&engine, caller));
         let callers: Vec<_> = keys
             .iter()
@@ -152,7 +152,7 @@ fn shuttle_a_checkpoint_is_a_cut_across_shards() {
         if taken == 0 {
             return;
         }
-        let (engine, threads) = world.open(Restore::Checkpoint("cut".into()));
+        let (engine, threads) = world.open(2, Restore::Checkpoint("cut".into()));
         let words = engine.keyspace("words").unwrap();
         for keys in &keys {
             let [first, second] = [0, 1].map(|shard| number(block_on(engine.get(&words, &keys[shard])).unwrap()));

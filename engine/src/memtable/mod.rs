@@ -192,3 +192,17 @@ impl Trees {
         self.trees.len() - 1
     }
 }
+
+/// A memtable has one writer, and readers of its chunks count themselves in cells, without atomics: so neither it nor a guard into it may reach
+/// another core.
+#[cfg(test)]
+mod never_crosses_cores {
+    use static_assertions::assert_not_impl_any;
+
+    use super::{ArenaSlice, MemCursor, MemEntry, Memtable};
+
+    assert_not_impl_any!(Memtable: Send, Sync);
+    assert_not_impl_any!(ArenaSlice: Send, Sync);
+    assert_not_impl_any!(MemCursor: Send, Sync);
+    assert_not_impl_any!(MemEntry: Send, Sync);
+}

@@ -66,3 +66,22 @@ impl PartialEq<[u8]> for ValueRef {
         **self == *other
     }
 }
+
+/// What an operator gets of a memtable or a cached block stays on its shard's core as they do.
+#[cfg(test)]
+mod never_crosses_cores {
+    use static_assertions::assert_not_impl_any;
+
+    use super::ValueRef;
+    use crate::read::{BlockBytes, MergeCursor, RunCursor};
+    use crate::{Entry, LocalShard, Scan, Snapshot};
+
+    assert_not_impl_any!(BlockBytes: Send, Sync);
+    assert_not_impl_any!(RunCursor: Send, Sync);
+    assert_not_impl_any!(MergeCursor: Send, Sync);
+    assert_not_impl_any!(ValueRef: Send, Sync);
+    assert_not_impl_any!(Entry<'static>: Send, Sync);
+    assert_not_impl_any!(Scan: Send, Sync);
+    assert_not_impl_any!(Snapshot: Send, Sync);
+    assert_not_impl_any!(LocalShard: Send, Sync);
+}

@@ -11,6 +11,9 @@
 //!
 //! The background thread takes the baton only when it is free (`try_turn`, `drive`), and gives it up as soon as someone queues.
 //!
+//! `close` queues up like everybody else, and takes the shard out. Where there are several shards, those that the background alone drives are
+//! closed first: who drives another one may wait for what they owe.
+//!
 //! Invariants
 //! 1. At most one thread holds the baton, and only the holder touches the shard.
 //! 2. While anybody is queued, somebody holds the baton. So whoever sleeps is either served or handed the baton.
@@ -76,10 +79,11 @@ impl<P: Pump> Baton<P> {
     }
 
     /// Blocks the calling thread until the future is ready; the thread drives the shard when nobody else does. The future is polled on
-    /// this thread, and may wait for other things than the shard.
+    /// this thread, and may wait for other things than the shard. Where the baton is closed meanwhile it sleeps until the future is
+    /// woken: by what the shard dropped, for instance.
     ///
     /// # Panics
-    /// When another thread's turn has panicked, or the baton is closed, while the future still waits for the shard.
+    /// When another thread's turn has panicked while the future still waits for the shard.
     pub fn wait<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         let waiter = Arc::new(Waiter::new(self.remote.clone()));
@@ -92,7 +96,8 @@ impl<P: Pump> Baton<P> {
             }
             match place.standing {
                 Standing::Holding => self.drive_until_woken(&waiter),
-                Standing::Away | Standing::Queued => place.take_or_sleep(),
+                Standing::Poisoned => panic!("another thread panicked while it drove the shard"),
+                Standing::Away | Standing::Queued | Standing::Closed => place.take_or_sleep(),
             }
         }
     }
@@ -122,18 +127,18 @@ impl<P: Pump> Baton<P> {
         }
     }
 
-    /// Takes the shard out, when its present driver has given it up. Those who still wait, or come later, panic.
+    /// Takes the shard out, when its present driver has given it up; it is the caller's part to drop it. `None` where that has been done
+    /// before, or a driver has panicked. Those who wait meanwhile, or come later, wait for their futures alone: what a dropped shard owes them
+    /// must wake them.
     pub fn close(&self) -> Option<P> {
-        if let Some(remote) = &self.remote {
-            remote.wake();
-        }
-        let waiter = Arc::new(Waiter::new(None));
+        let waiter = Arc::new(Waiter::new(self.remote.clone()));
         let mut place = Place { hand: &self.hand, waiter: &waiter, standing: Standing::Away };
-        while !matches!(place.standing, Standing::Holding) {
-            if self.hand.is_closed() {
-                return None;
+        loop {
+            match place.standing {
+                Standing::Holding => break,
+                Standing::Closed | Standing::Poisoned => return None,
+                Standing::Away | Standing::Queued => place.take_or_sleep(),
             }
-            place.take_or_sleep();
         }
         self.hand.close();
         self.pump.take()
@@ -268,15 +273,15 @@ impl Hand {
         self.wanted.load(Ordering::Relaxed)
     }
 
-    fn is_closed(&self) -> bool {
-        lock(&self.state).closed
-    }
-
-    /// Takes the baton if it is free, else queues up; `None` where the waiter should give up.
+    /// Takes the baton if it is free, else queues up.
     fn take_or_queue(&self, waiter: &Arc<Waiter>) -> Standing {
         let mut state = lock(&self.state);
-        assert!(!state.poisoned, "another thread panicked while it drove the shard");
-        assert!(!state.closed, "the shard is closed");
+        if state.poisoned {
+            return Standing::Poisoned;
+        }
+        if state.closed {
+            return Standing::Closed;
+        }
         if !state.held {
             state.held = true;
             state.background = false;
@@ -348,6 +353,10 @@ enum Standing {
     Away,
     Queued,
     Holding,
+    /// There is no shard any more.
+    Closed,
+    /// A driver has panicked, and nobody knows in which state it left the shard.
+    Poisoned,
 }
 
 /// A waiting thread's place: gives up the baton, or leaves the queue, when it goes.
@@ -359,7 +368,9 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn take_or_sleep(&mut self) {
-        if self.standing == Standing::Away {
+        if self.standing == Standing::Closed {
+            self.waiter.sleep();
+        } else if self.standing == Standing::Away {
             self.standing = self.hand.take_or_queue(self.waiter);
         } else if self.waiter.sleep() {
             self.standing = Standing::Holding;
@@ -376,7 +387,7 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         match self.standing {
-            Standing::Away => (),
+            Standing::Away | Standing::Closed | Standing::Poisoned => (),
             Standing::Queued => self.hand.leave(self.waiter),
             Standing::Holding => self.hand.release(std::thread::panicking()),
         }

@@ -152,3 +152,21 @@ fn a_closed_baton_gives_the_shard_back_once() {
     assert!(baton.close().is_some());
     assert!(baton.close().is_none() && baton.try_turn(&Budget::default()).is_none());
 }
+
+/// A baton whose driver panicked used to panic again in `close`, which an engine calls when it is dropped.
+#[test]
+fn a_baton_whose_driver_panicked_is_closed_without_the_shard() {
+    struct Bomb;
+    impl Pump for Bomb {
+        fn turn(&mut self, _: &Budget) -> Turn {
+            panic!("broken invariant");
+        }
+        fn park(&mut self, _: Option<u64>) {}
+    }
+    // SAFETY: everything in the pump is `Send`.
+    let baton = Arc::new(unsafe { Baton::new(Bomb) });
+    let driver = Arc::clone(&baton);
+    let driver = std::thread::Builder::new().spawn(move || driver.try_turn(&Budget::default())).unwrap();
+    assert!(driver.join().is_err());
+    assert!(baton.close().is_none());
+}

@@ -1,4 +1,4 @@
-//! What the models have in place of crossbeam's queues and the kernel's eventfd.
+//! What the models have in place of crossbeam's queues, the cell of a waker and the kernel's eventfd.
 //!
 //! A queue is one atomic word, the number of messages ever pushed and ever popped, 32 bits each, and the messages beside it under their
 //! number. It promises less than crossbeam's queues do, so that a proof with it leans on nothing that they happen to do:
@@ -7,12 +7,15 @@
 //! 2. Pushes and pops are in one order. But `pop` may miss, and `is_empty` and `len` may overlook, what does not happen before them: they
 //!    are a load that may see an old word. A look that finds nothing orders nothing.
 //!
-//! The messages are in a `std` mutex, which is no point of scheduling: it is never held over one.
+//! The cell of a waker promises that its calls are in one order, and nothing of what is visible after them.
+//!
+//! Messages and wakers are in a `std` mutex, which is no point of scheduling: it is never held over one.
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::task::Waker;
 
-use super::{AtomicU64, Condvar, Mutex, Ordering, lock};
+use super::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, lock};
 
 /// A bounded queue.
 #[derive(Debug)]
@@ -124,6 +127,47 @@ impl<T> SegQueue<T> {
 
     fn messages(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, T>> {
         self.messages.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The cell for the waker of one task.
+#[derive(Debug)]
+pub struct AtomicWaker {
+    is_set: AtomicBool,
+    waker: std::sync::Mutex<Option<Waker>>,
+}
+
+impl Default for AtomicWaker {
+    fn default() -> Self {
+        AtomicWaker::new()
+    }
+}
+
+impl AtomicWaker {
+    /// An empty cell.
+    pub fn new() -> Self {
+        AtomicWaker { is_set: AtomicBool::new(false), waker: std::sync::Mutex::default() }
+    }
+
+    /// Puts the task's waker in, in place of an older one.
+    pub fn register(&self, waker: &Waker) {
+        let waker = waker.clone();
+        self.is_set.swap(true, Ordering::Relaxed);
+        // No other thread runs between the exchange and this.
+        let old = self.slot().replace(waker);
+        drop(old);
+    }
+
+    /// Takes the waker out, if there is one, and wakes the task.
+    pub fn wake(&self) {
+        if self.is_set.swap(false, Ordering::Relaxed) {
+            let waker = self.slot().take().expect("a waker that was noted is there");
+            waker.wake();
+        }
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
