@@ -24,6 +24,7 @@ mod oracle;
 mod plan;
 pub mod run;
 mod tally;
+mod typed;
 mod workload;
 mod world;
 

@@ -129,8 +129,10 @@ impl Client {
         }
         let part = [b'p', self.random.below(PARTS) as u8];
         let shard_index = usize::from(self.shift.engine.shard_of(&part).0);
-        let own: BTreeSet<u8> = (0..PARTS as u8)
-            .filter(|letter| usize::from(self.shift.engine.shard_of(&[b'p', *letter]).0) == shard_index)
+        let engine = self.shift.engine.clone();
+        let own: BTreeSet<[u8; 2]> = (0..u8::MAX)
+            .flat_map(|letter| [[b'p', letter], [b't', letter]])
+            .filter(|part| usize::from(engine.shard_of(part).0) == shard_index)
             .collect();
         let number = self.shift.oracle.lock().next();
         let oracle = self.shift.oracle.clone();
@@ -140,7 +142,7 @@ impl Client {
             let found = read_snapshot(&snapshot, &data, &journal).await?;
             let oracle = oracle.lock();
             let expected: BTreeSet<WriteId> =
-                visible.into_iter().filter(|id| own.contains(&oracle.journal.write(*id).part[1])).collect();
+                visible.into_iter().filter(|id| own.contains(&oracle.journal.write(*id).part)).collect();
             let shown: BTreeSet<WriteId> = found[1].keys().map(|key| id_of(key)).collect();
             let (missing, extra): (Vec<_>, Vec<_>) =
                 (expected.difference(&shown).collect(), shown.difference(&expected).collect());
@@ -261,21 +263,21 @@ impl Order {
 }
 
 /// Awaits a write, and records the moment at which it is applied: when the shard's count of writes moves.
-async fn recorded(
+pub(crate) async fn recorded<T>(
     shard: &LocalShard,
     oracle: &SharedOracle,
     index: usize,
     id: WriteId,
-    write: impl Future<Output = Result<()>>,
-) -> Result<()> {
+    write: impl Future<Output = Result<T>>,
+) -> Result<T> {
     let mut write = pin!(write);
     let mut applied = false;
     poll_fn(|context| {
         let before = shard.stats().writes;
-        let result: Poll<Result<()>> = write.as_mut().poll(context);
+        let result: Poll<Result<T>> = write.as_mut().poll(context);
         if !applied && shard.stats().writes > before {
             applied = true;
-            oracle.lock().journal.apply(index, id);
+            oracle.lock().apply(index, id);
         }
         result
     })

@@ -14,6 +14,7 @@ use super::cells::{CellId, Version};
 use super::oracle::SharedOracle;
 use super::plan::{CELL_SPACES, SPACES};
 use super::tally::Tally;
+use super::typed::{States, TypedPlan};
 
 /// What all clients of one life share.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub(crate) struct Shift {
     pub(crate) retained: Option<usize>,
     pub(crate) oracle: SharedOracle,
     pub(crate) spaces: Rc<Vec<Keyspace>>,
+    pub(crate) states: Option<States>,
+    typed: TypedPlan,
     pub(crate) tally: Rc<RefCell<Tally>>,
     /// Whether a checkpoint is under way.
     pub(crate) checkpoint_busy: Rc<Cell<bool>>,
@@ -48,11 +51,15 @@ impl Shift {
         engine: Engine,
         durability: Durability,
         retained: Option<usize>,
+        typed: TypedPlan,
         oracle: SharedOracle,
         tally: Rc<RefCell<Tally>>,
     ) -> Result<Shift> {
         let spaces = SPACES.iter().map(|space| engine.keyspace(space.name)).collect::<Result<Vec<_>>>()?;
+        let states = typed.bind(&engine)?;
         Ok(Shift {
+            states,
+            typed,
             engine,
             durability,
             retained,
@@ -114,7 +121,11 @@ impl Client {
 
     async fn step(&mut self) {
         match self.random.below(1000) {
-            0..330 => self.send_operator(),
+            0..330 => {
+                if !(self.random.chance(self.shift.typed.share) && self.send_typed()) {
+                    self.send_operator();
+                }
+            }
             330..450 => self.put().await,
             450..510 => self.delete().await,
             510..630 => self.get().await,

@@ -11,9 +11,10 @@ use super::cells::{CellId, CutState};
 use super::clients::Clients;
 use super::journal::{WriteId, id_of};
 use super::operators::drop_snapshots;
-use super::oracle::SharedOracle;
+use super::oracle::{Oracle, SharedOracle};
 use super::plan::{CELL_SPACES, Canary, Contract, Plan, SPACES, Way};
 use super::tally::Tally;
+use super::typed::{Recovered, State, States, read_states};
 use super::workload::{Client, Shift, collect};
 use crate::{Node, Simulation};
 
@@ -44,6 +45,7 @@ struct Found {
     journal: BTreeSet<WriteId>,
     data: BTreeMap<Vec<u8>, Vec<u8>>,
     cells: BTreeMap<CellId, Vec<u8>>,
+    typed: State,
 }
 
 impl World {
@@ -51,6 +53,7 @@ impl World {
         let simulation = Simulation::with(plan.seed, plan.device.clone(), plan.skip_chance);
         let oracle = SharedOracle::new(plan.contract, simulation.disk.clone());
         let random = Random::new(plan.seed ^ 0x77_6f72_6c64);
+        oracle.lock().typed.ttl_ms = plan.typed.ttl_ms;
         World { plan, simulation, random, oracle, tally, lives: 0, created: false, lost: false }
     }
 
@@ -100,9 +103,7 @@ impl World {
 
     /// Rounds of many clients; whether the power lasted.
     fn work(&mut self, node: &Node, way: &Way) -> bool {
-        let shift =
-            Shift::new(node.engine.clone(), way.durability, way.retained, self.oracle.clone(), Rc::clone(&self.tally));
-        let shift = shift.unwrap_or_else(|error| panic!("the keyspaces are there: {error}"));
+        let shift = self.shift(node, way);
         for _ in 0..self.plan.rounds {
             let steps = self.plan.steps;
             self.fill_disk();
@@ -117,6 +118,12 @@ impl World {
             self.oracle.lock().now_ms += self.random.below(400);
         }
         true
+    }
+
+    fn shift(&self, node: &Node, way: &Way) -> Shift {
+        let (oracle, tally) = (self.oracle.clone(), Rc::clone(&self.tally));
+        let shift = Shift::new(node.engine.clone(), way.durability, way.retained, self.plan.typed, oracle, tally);
+        shift.unwrap_or_else(|error| panic!("the keyspaces are there: {error}"))
     }
 
     /// Now and then there is hardly any space left.
@@ -138,7 +145,7 @@ impl World {
 
     /// Between rounds nothing is in flight: everything is as the oracle says.
     fn compare(&mut self, node: &Node, shift: &Shift) -> std::result::Result<(), crate::Crashed> {
-        let found = node.try_run(read_all(&node.engine))?;
+        let found = node.try_run(read_all(&node.engine, shift.states.as_ref(), self.oracle.lock().now_ms))?;
         let Some(found) = shift.seen("read of everything", found) else { return Ok(()) };
         let mut oracle = self.oracle.lock();
         let visible = oracle.journal.visible();
@@ -147,6 +154,9 @@ impl World {
         assert!(missing.is_empty() && extra.is_empty(), "the journal lacks {missing:?} and has too much: {extra:?}");
         assert!(found.data == *oracle.journal.current_data(), "the operators' data is not what they wrote");
         let now_ms = oracle.now_ms;
+        let Oracle { journal, typed, .. } = &mut *oracle;
+        let typed = typed.check_at_rest(journal, &found.typed, now_ms);
+        assert!(typed.is_ok(), "typed state at rest: {typed:?}");
         for id in oracle.cells.ids() {
             let value = found.cells.get(&id).map(|value| &value[..]);
             let observed = oracle.cells.observe(&id, value, now_ms);
@@ -272,7 +282,8 @@ impl World {
     fn compare_recovered(&mut self, node: &Node, way: &Way) -> Result<()> {
         let read = async {
             let names = node.engine.checkpoints().await?.into_iter().map(|info| info.name).collect::<Vec<_>>();
-            let mut found = read_all(&node.engine).await?;
+            let states = self.plan.typed.bind(&node.engine)?;
+            let mut found = read_all(&node.engine, states.as_ref(), self.oracle.lock().now_ms).await?;
             found.checkpoints = names;
             Ok::<_, Error>(found)
         };
@@ -293,17 +304,22 @@ impl World {
             _ => None,
         };
         let now_ms = oracle.now_ms;
+        let typed;
         let (allowed, expired_ms): (CutState, u64) = match &exact {
             Some(name) => {
                 assert_eq!(restored, *name, "the opening landed on another checkpoint");
                 let saved = oracle.checkpoints.iter().find(|saved| Some(&saved.name) == name.as_ref());
-                let saved = saved.map(|saved| (saved.writes.clone(), saved.cells.clone(), saved.now_ms));
-                let (writes, cells, then_ms) = saved.unwrap_or_default();
-                oracle.journal.check_exact(&found.journal, &writes);
+                let saved =
+                    saved.map(|saved| (saved.writes.clone(), saved.cells.clone(), saved.typed.clone(), saved.now_ms));
+                let (writes, cells, states, then_ms) = saved.unwrap_or_default();
+                oracle.journal.check_exact(&found.journal, &oracle.journal.with_entries(&writes));
+                let fits = states.check_exact(&found.typed, now_ms);
+                assert!(fits.is_ok(), "typed state of a checkpoint: {fits:?}");
+                typed = states;
                 (cells, then_ms)
             }
             None => {
-                oracle.journal.check_recovered(&found.journal, lower_bound);
+                typed = self.compare_recovered_writes(&oracle, &found, lower_bound);
                 let created = node.engine.keyspaces();
                 let missing: Vec<_> = oracle.created.iter().filter(|name| !created.contains(name)).collect();
                 assert!(missing.is_empty() || !lower_bound, "keyspaces {missing:?} were created and are gone");
@@ -318,8 +334,24 @@ impl World {
         let recovered = oracle.cells.recover(&allowed, &found.cells, expired_ms);
         assert!(recovered.is_ok(), "{recovered:?}");
         oracle.journal.begin_run(found.journal, node.engine.shards());
+        oracle.typed.begin_run(typed);
         oracle.log_was_damaged = false;
         Ok(())
+    }
+
+    /// The operators' writes in the latest state, with and without entries of their own. What there is of typed state.
+    fn compare_recovered_writes(&self, oracle: &Oracle, found: &Found, lower_bound: bool) -> State {
+        if !lower_bound {
+            oracle.journal.check_recovered(&found.journal, &BTreeSet::new(), false);
+            let adopted = oracle.typed.adopt(&found.typed);
+            return adopted.unwrap_or_else(|reason| panic!("typed state: {reason}"));
+        }
+        let recovered = oracle.typed.recover(&oracle.journal, &found.journal, &found.typed, oracle.now_ms);
+        let Recovered { writes, unsure, state } =
+            recovered.unwrap_or_else(|reason| panic!("typed state that was recovered: {reason}"));
+        let writes = writes.union(&found.journal).copied().collect();
+        oracle.journal.check_recovered(&writes, &unsure, true);
+        state
     }
 
     /// The end: no faults any more. What is there is all there, everything that is asked for is done, no space is lost, and opening again
@@ -328,9 +360,7 @@ impl World {
         self.simulation.disk.heal();
         let way = self.any_way();
         let Some(node) = self.recover(&way, false) else { return };
-        let shift =
-            Shift::new(node.engine.clone(), way.durability, way.retained, self.oracle.clone(), Rc::clone(&self.tally));
-        let shift = shift.unwrap_or_else(|error| panic!("the keyspaces are there: {error}"));
+        let shift = self.shift(&node, &way);
         let failures = self.tally.borrow().failures();
         self.put_canary();
         let survived = node.try_run(shift.tell_time()).and_then(|()| {
@@ -413,7 +443,7 @@ fn is_unfinished(error: &Error) -> bool {
 }
 
 /// Reads all keyspaces, with the checkpoints' names left empty.
-async fn read_all(engine: &Engine) -> Result<Found> {
+async fn read_all(engine: &Engine, states: Option<&States>, now_ms: u64) -> Result<Found> {
     let read = async |name: &str| collect(engine, &engine.keyspace(name)?, ScanRange::all()).await;
     let journal = read("journal").await?.iter().map(|(key, _)| id_of(key)).collect();
     let data = read("data").await?.into_iter().collect();
@@ -423,5 +453,9 @@ async fn read_all(engine: &Engine) -> Result<Found> {
             cells.insert((space, key), value);
         }
     }
-    Ok(Found { checkpoints: Vec::new(), journal, data, cells })
+    let typed = match states {
+        Some(states) => read_states(engine, states, now_ms).await?,
+        None => State::default(),
+    };
+    Ok(Found { checkpoints: Vec::new(), journal, data, cells, typed })
 }
