@@ -61,6 +61,12 @@ siltstone_io::mark_table! {
     CheckpointFailed: "checkpoint failed",
     CheckpointBeyondRetentionDropped: "checkpoint beyond those to be kept dropped",
     ClosedWithPendingLog: "closed with writes in the log's buffer",
+    // Timers.
+    TimersRefilled: "timers of a key group read from the store",
+    TimerRefillCrossed: "timers that were read changed meanwhile: read again",
+    TimerBelowBound: "timer registered below the bound of those in memory",
+    TimersOverBound: "more timers of a key group than are kept in memory",
+    TimerGroupForgotten: "timer written across another change: its key group forgotten",
     // Reads.
     FetchShared: "read of a block shared by several readers",
     BlockAcrossExtents: "block across extents read",

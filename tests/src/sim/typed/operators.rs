@@ -295,7 +295,10 @@ impl Typed {
 
     fn end(&mut self, part: Part, effect: &Effect, succeeded: bool) {
         match effect {
-            Effect::Register(time) if succeeded => drop(self.settled.insert((*time, part))),
+            // It may have fired before its registration was answered.
+            Effect::Register(time) if succeeded && self.current.timers.contains(&(*time, part)) => {
+                self.settled.insert((*time, part));
+            }
             Effect::Delete(time) => {
                 let timer = (*time, part);
                 self.deleting.remove(&timer);
