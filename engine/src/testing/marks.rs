@@ -57,6 +57,7 @@ siltstone_io::mark_table! {
     WriterDropped: "unfinished writer dropped with its extents",
     // Epochs and operators.
     StragglerWritten: "straggler writes into an old epoch's memtable",
+    OperatorBegunAnew: "operator that arrives behind a newer epoch's begun anew",
     WriteWaited: "write waits for admission",
     CheckpointFailed: "checkpoint failed",
     CheckpointBeyondRetentionDropped: "checkpoint beyond those to be kept dropped",

@@ -139,6 +139,13 @@ impl Journal {
         self.base.union(&self.submitted).copied().collect()
     }
 
+    /// A write belongs to the epoch after that in which it was sent; which that is.
+    pub(crate) fn begin_anew(&mut self, id: WriteId) -> u32 {
+        let write = self.writes.get_mut(&id).expect("it was sent");
+        write.epoch += 1;
+        write.epoch
+    }
+
     /// The last barrier has not opened after all.
     pub(crate) fn no_barrier(&mut self) {
         self.epoch -= 1;

@@ -206,6 +206,16 @@ impl Oracle {
         }
     }
 
+    /// These writes were sent before the last barrier and arrived behind it: they belong to the epoch after it.
+    pub(crate) fn began_anew(&mut self, ids: impl Iterator<Item = WriteId>) {
+        for id in ids {
+            let epoch = self.journal.begin_anew(id);
+            for pending in self.pending.iter_mut().filter(|pending| pending.epoch < epoch) {
+                pending.begun.remove(&id);
+            }
+        }
+    }
+
     /// The barrier has not opened after all.
     pub(crate) fn no_barrier(&mut self) {
         self.pending.pop();

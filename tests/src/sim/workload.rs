@@ -121,7 +121,8 @@ impl Client {
 
     async fn step(&mut self) {
         match self.random.below(1000) {
-            0..330 => {
+            0..5 => self.send_late_operator().await,
+            5..330 => {
                 if !(self.random.chance(self.shift.typed.share) && self.send_typed()) {
                     self.send_operator();
                 }
@@ -275,7 +276,7 @@ impl Client {
         self.shift.seen(what, result);
     }
 
-    async fn get(&mut self) {
+    pub(crate) async fn get(&mut self) {
         let id = self.any_cell();
         let found = self.shift.engine.get(&self.space(&id), &id.1).await;
         if let Some(found) = self.shift.seen("get", found) {

@@ -184,8 +184,8 @@ impl<'a> Change<'a> {
         self.finished = true;
         let mut heads = self.service.heads(self.shard);
         let now = heads.changes(self.group);
-        let crossed =
-            now.removals != self.before.removals || (self.removes.is_some() && now.insertions != self.before.insertions);
+        let crossed = now.removals != self.before.removals
+            || (self.removes.is_some() && now.insertions != self.before.insertions);
         if let Some(timer) = self.removes {
             heads.unhide(self.group, timer);
         }
