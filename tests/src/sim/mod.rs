@@ -18,7 +18,9 @@
 
 mod cells;
 mod clients;
+mod finish;
 mod journal;
+mod local;
 mod operators;
 mod oracle;
 mod plan;

@@ -132,7 +132,9 @@ impl Client {
             510..630 => self.get().await,
             630..670 => self.get_many().await,
             670..730 => self.write_batch().await,
-            730..790 => self.visit_cells().await,
+            730..770 => self.visit_cells().await,
+            770..785 => self.look_around().await,
+            785..790 => self.give_up().await,
             790..830 => self.scan_cells().await,
             830..850 => self.scan_data().await,
             850..870 => self.sync().await,
@@ -381,6 +383,10 @@ impl Client {
         if let Some(stats) = self.shift.seen("stats", stats) {
             assert_eq!(stats.len(), self.shift.engine.shards());
         }
+        let all = self.shift.engine.stats().await;
+        self.shift.seen("stats", all);
+        let listed = self.shift.engine.checkpoints().await;
+        self.shift.seen("checkpoints", listed);
     }
 
     /// Opens a barrier, and waits for the checkpoint beside the other clients.

@@ -4,15 +4,14 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use siltstone::{Durability, Engine, Error, Restore, Result, ScanRange, inspect};
+use siltstone::{Durability, Engine, Error, Restore, Result, ScanRange};
 use siltstone_io::{Random, SimFaults};
 
 use super::cells::{CellId, CutState};
 use super::clients::Clients;
 use super::journal::{WriteId, id_of};
-use super::operators::drop_snapshots;
 use super::oracle::{Oracle, SharedOracle};
-use super::plan::{CELL_SPACES, Canary, Contract, Plan, SPACES, Way};
+use super::plan::{CELL_SPACES, Contract, Plan, SPACES, Way};
 use super::tally::Tally;
 use super::typed::{Recovered, State, States, read_states};
 use super::workload::{Client, Shift, collect};
@@ -27,11 +26,11 @@ const FAILED_OPENINGS_MAX: u32 = 4;
 const ROOMY: u64 = 1 << 40;
 
 pub(crate) struct World {
-    plan: Plan,
-    simulation: Simulation,
-    random: Random,
-    oracle: SharedOracle,
-    tally: Rc<RefCell<Tally>>,
+    pub(super) plan: Plan,
+    pub(super) simulation: Simulation,
+    pub(super) random: Random,
+    pub(super) oracle: SharedOracle,
+    pub(super) tally: Rc<RefCell<Tally>>,
     lives: u32,
     /// Whether the volume has ever been opened: before that, its creation may have been cut short.
     created: bool,
@@ -120,7 +119,7 @@ impl World {
         true
     }
 
-    fn shift(&self, node: &Node, way: &Way) -> Shift {
+    pub(super) fn shift(&self, node: &Node, way: &Way) -> Shift {
         let (oracle, tally) = (self.oracle.clone(), Rc::clone(&self.tally));
         let shift = Shift::new(node.engine.clone(), way.durability, way.retained, self.plan.typed, oracle, tally);
         shift.unwrap_or_else(|error| panic!("the keyspaces are there: {error}"))
@@ -134,7 +133,7 @@ impl World {
         }
     }
 
-    fn round(&mut self, node: &Node, shift: &Shift, steps: u32) -> std::result::Result<(), crate::Crashed> {
+    pub(super) fn round(&mut self, node: &Node, shift: &Shift, steps: u32) -> std::result::Result<(), crate::Crashed> {
         let mut clients = Clients::new(Random::new(self.random.next_u64()));
         for number in 0..self.plan.clients {
             let client = Client::new(shift.clone(), number as u8, Random::new(self.random.next_u64()));
@@ -144,7 +143,7 @@ impl World {
     }
 
     /// Between rounds nothing is in flight: everything is as the oracle says.
-    fn compare(&mut self, node: &Node, shift: &Shift) -> std::result::Result<(), crate::Crashed> {
+    pub(super) fn compare(&mut self, node: &Node, shift: &Shift) -> std::result::Result<(), crate::Crashed> {
         let found = node.try_run(read_all(&node.engine, shift.states.as_ref(), self.oracle.lock().now_ms))?;
         let Some(found) = shift.seen("read of everything", found) else { return Ok(()) };
         let mut oracle = self.oracle.lock();
@@ -201,12 +200,12 @@ impl World {
         }
     }
 
-    fn power_cycle(&mut self) {
+    pub(super) fn power_cycle(&mut self) {
         self.simulation.disk.crash();
         self.simulation.disk.restart();
     }
 
-    fn any_way(&mut self) -> Way {
+    pub(super) fn any_way(&mut self) -> Way {
         let durability = Plan::any_durability(&mut self.random);
         let oracle = self.oracle.lock();
         let names: Vec<&String> =
@@ -224,7 +223,7 @@ impl World {
 
     /// Opens until it works, and compares what is there. Faults that keep it from opening are turned off after a while: then nothing
     /// may be missing.
-    fn recover(&mut self, way: &Way, may_fail: bool) -> Option<Node> {
+    pub(super) fn recover(&mut self, way: &Way, may_fail: bool) -> Option<Node> {
         let mut failed = 0;
         for attempt in 0.. {
             let faulty = may_fail && failed < FAILED_OPENINGS_MAX;
@@ -352,84 +351,6 @@ impl World {
         let writes = writes.union(&found.journal).copied().collect();
         oracle.journal.check_recovered(&writes, &unsure, true);
         state
-    }
-
-    /// The end: no faults any more. What is there is all there, everything that is asked for is done, no space is lost, and opening again
-    /// changes nothing.
-    fn finish(&mut self) {
-        self.simulation.disk.heal();
-        let way = self.any_way();
-        let Some(node) = self.recover(&way, false) else { return };
-        let shift = self.shift(&node, &way);
-        let failures = self.tally.borrow().failures();
-        self.put_canary();
-        let survived = node.try_run(shift.tell_time()).and_then(|()| {
-            self.round(&node, &shift, 20)?;
-            self.compare(&node, &shift)
-        });
-        assert!(survived.is_ok(), "the power fails where no crash was planned");
-        assert_eq!(self.tally.borrow().failures(), failures, "operations fail without faults");
-        self.audit(&node, &shift);
-        let closed = node.close();
-        assert!(closed.is_ok(), "{closed:?}");
-        self.verify();
-        if way.durability == Durability::Checkpoint {
-            return;
-        }
-        {
-            let mut oracle = self.oracle.lock();
-            let (writes, cells) = (oracle.journal.all_applied(), oracle.cells.applied());
-            oracle.journal.acknowledge(writes);
-            oracle.cells.synced(cells);
-        }
-        for _ in 0..2 {
-            let way = Way { restore: Restore::Latest, durability: Durability::Sync, retained: None };
-            drop(self.recover(&way, false));
-            self.power_cycle();
-        }
-    }
-
-    /// Makes the oracle wrong, where that is asked for: what follows must notice.
-    fn put_canary(&mut self) {
-        let mut oracle = self.oracle.lock();
-        match self.plan.canary {
-            None => {}
-            Some(Canary::LostWrite) => {
-                let id = oracle.journal.submit([b'p', 0], Vec::new());
-                oracle.journal.apply(0, id);
-            }
-            Some(Canary::StrangeWrite) => {
-                let id = oracle.journal.submit([b'p', 0], vec![(vec![b'k', 0], Some(b"canary".to_vec()))]);
-                oracle.journal.apply(0, id);
-                oracle.journal.forget_one();
-            }
-        }
-    }
-
-    /// The extents in use are those that somebody refers to.
-    fn audit(&mut self, node: &Node, shift: &Shift) {
-        let data = shift.spaces[0].clone();
-        node.run(async {
-            let dropped = node.engine.on_each_shard(move |shard| {
-                drop_snapshots(&shard, &data);
-                async {}
-            });
-            dropped.await?;
-            node.engine.flush().await?;
-            node.engine.compact().await
-        })
-        .unwrap_or_else(|error| panic!("flush and compaction fail without faults: {error}"));
-        let audit = node.run(siltstone::testing::audit(&node.engine));
-        let audit = audit.unwrap_or_else(|error| panic!("the audit fails: {error}"));
-        assert!(audit.is_clean(), "extents in use are not those referred to: {audit:?}");
-        self.tally.borrow_mut().count("audit");
-    }
-
-    fn verify(&mut self) {
-        let report = inspect::verify_simulated(&self.simulation.disk, &self.simulation.clock);
-        let report = report.unwrap_or_else(|error| panic!("the volume cannot be verified: {error}"));
-        assert!(report.is_clean(), "the volume is not sound: {:?}", report.problems);
-        self.tally.borrow_mut().count("verify");
     }
 }
 

@@ -82,6 +82,10 @@ impl<K: KeyCodec> Timers<K> {
     }
 
     /// Removes and returns the shard's earliest timer with a time of at most `until_ms`, in order of (time, key's encoding).
+    ///
+    /// Timers of all keys of the shard are taken, also those that an operator of a newer epoch has registered. Who fires as an operator of the engine
+    /// ([`Engine::on_shard`](crate::Engine::on_shard)) must therefore not ask, once a checkpoint has begun, for timers that operators sent after it may
+    /// register: its removal belongs to the older epoch and would not hold. With a watermark that goes up, and timers registered ahead of it, that is so.
     pub async fn pop_due(&self, shard: &LocalShard, until_ms: i64) -> Result<Option<(i64, K)>> {
         let service = self.service(shard);
         let turn = service.turn.lock().await;
