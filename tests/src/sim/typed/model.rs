@@ -72,6 +72,38 @@ pub(super) struct Operation {
     pub(super) fired: Option<Timer>,
 }
 
+/// When timers were asked for, in moments that count up: what two that overlap take, one by one, only their answers say.
+#[derive(Default)]
+pub(super) struct Pops {
+    now: u64,
+    /// Of each its shard, its beginning and its end.
+    pops: BTreeMap<WriteId, (usize, u64, u64)>,
+}
+
+impl Pops {
+    pub(super) fn moment(&mut self) -> u64 {
+        self.now += 1;
+        self.now
+    }
+
+    pub(super) fn begin(&mut self, id: WriteId, shard: usize) -> u64 {
+        let now = self.moment();
+        self.pops.insert(id, (shard, now, u64::MAX));
+        now
+    }
+
+    pub(super) fn end(&mut self, id: WriteId) {
+        let now = self.moment();
+        self.pops.get_mut(&id).expect("it has begun").2 = now;
+    }
+
+    /// How many in this shard have not ended since that moment, but for one that has begun just then.
+    pub(super) fn beside(&self, shard: usize, since: u64) -> usize {
+        let beside = |(of, began, ended): &&(usize, u64, u64)| *of == shard && *began != since && *ended > since;
+        self.pops.values().filter(beside).count()
+    }
+}
+
 /// The model of typed state.
 #[derive(Default)]
 pub(crate) struct Typed {
@@ -91,6 +123,8 @@ pub(crate) struct Typed {
     pub(super) deleting: BTreeSet<Timer>,
     /// Firings that were sent and have not ended.
     pub(super) firing: u32,
+    /// When single timers were taken.
+    pub(super) pops: Pops,
     /// The newest time up to which timers were fired.
     pub(super) clock: i64,
 }
@@ -210,6 +244,7 @@ impl Typed {
         self.base = base;
         self.operations.clear();
         self.deleting.clear();
+        self.pops = Pops::default();
         self.firing = 0;
     }
 }

@@ -208,25 +208,27 @@ impl Visit {
 
     /// Takes a timer that is due; false where there was none.
     async fn fire(&self, shard: &LocalShard, id: WriteId) -> Result<bool> {
-        let (until, visible) = {
-            let oracle = self.oracle.lock();
+        let (until, visible, since) = {
+            let mut oracle = self.oracle.lock();
             let until = oracle.typed.may_fire_until(self.until, &self.owned);
-            (until, oracle.typed.due(until, &self.owned))
+            (until, oracle.typed.due(until, &self.owned), oracle.typed.pops.moment())
         };
         let next = self.states.timers.next_due(shard).await?;
-        let late = self.oracle.lock().typed.passed_over(&visible, next.map(|time| (time, [0; 2])));
-        assert!(late.is_none(), "the next timer is {next:?}, but {late:?} is there");
+        let late = self.passed_over(&self.oracle.lock().typed, &visible, next.map(|time| (time, [0; 2])), since);
+        assert!(late.is_none(), "the next timer is {next:?}, but {late:?} are there");
         self.begin(id, Effect::Fire, until);
+        let since = self.oracle.lock().typed.pops.begin(id, self.shard);
         let pop = self.states.timers.pop_due(shard, until);
         let fired = recorded(shard, &self.oracle, self.shard, id, pop).await;
         let mut oracle = self.oracle.lock();
+        oracle.typed.pops.end(id);
         if fired.is_err() && oracle.journal.is_applied(id) {
             // Some timer is gone, and nobody knows which.
             oracle.typed.settled.retain(|timer| !visible.contains(timer));
         }
         let fired = fired?;
-        let late = oracle.typed.passed_over(&visible, fired);
-        assert!(late.is_none(), "{fired:?} fires, but {late:?} is there and due at {until}");
+        let late = self.passed_over(&oracle.typed, &visible, fired, since);
+        assert!(late.is_none(), "{fired:?} fires, but {late:?} are there and due at {until}");
         let Some(timer) = fired else { return Ok(false) };
         assert!(timer.0 <= until && self.owned.contains(&timer.1), "{timer:?} is not due at {until} here");
         oracle.typed.fired(id, timer);
@@ -234,6 +236,19 @@ impl Visit {
             oracle.journal.acknowledge([id]);
         }
         Ok(true)
+    }
+
+    /// Timers that should have come before this one, or at all: more than other firings may have in hand.
+    fn passed_over(
+        &self,
+        typed: &Typed,
+        visible: &BTreeSet<Timer>,
+        fired: Option<Timer>,
+        since: u64,
+    ) -> Option<Vec<Timer>> {
+        let earlier = |timer: &&Timer| fired.is_none_or(|fired| **timer < fired) && typed.settled.contains(*timer);
+        let late: Vec<Timer> = visible.iter().filter(earlier).copied().collect();
+        (late.len() > typed.pops.beside(self.shard, since)).then_some(late)
     }
 
     fn begin(&self, id: WriteId, effect: Effect, until: i64) {
@@ -325,12 +340,6 @@ impl Typed {
             .filter(|timer| owned.contains(&timer.1))
             .copied()
             .collect()
-    }
-
-    /// A timer that should have come before this one, or at all.
-    fn passed_over(&self, visible: &BTreeSet<Timer>, fired: Option<Timer>) -> Option<Timer> {
-        let earlier = |timer: &&Timer| fired.is_none_or(|fired| **timer < fired) && self.settled.contains(*timer);
-        visible.iter().find(earlier).copied()
     }
 
     fn fired(&mut self, id: WriteId, timer: Timer) {
