@@ -1,7 +1,9 @@
 //! The epoch cut: operators in flight at a barrier are in the checkpoint wholly or not at all, by when they began.
 
+use siltstone::testing::{LateOperator, epoch_of};
 use siltstone::{
-    Durability, Engine, Keyspace, KeyspaceOptions, Options, Partition, Restore, Result, ScanRange, TimeDomain, Ttl,
+    Durability, Engine, Keyspace, KeyspaceOptions, LocalShard, Options, Partition, Restore, Result, ScanRange,
+    TimeDomain, Ttl,
 };
 use siltstone_io::{OpKind, Random, SimClock, SimDisk, SimOptions};
 use siltstone_tests::{Node, Simulation, seeds};
@@ -39,6 +41,43 @@ fn stragglers_are_in_the_checkpoint_wholly_and_later_operators_not_at_all() {
         let node = open(&mut simulation, 1 + random.below(4) as usize, durability, Restore::Checkpoint("cut".into()));
         assert_eq!(values(&node), vec![0; 40 * usize::from(WRITES)], "the checkpoint is not what began before it");
     });
+}
+
+/// An operator that was sent while the barrier opened may arrive behind one that was sent after it. On one key it runs behind that one, so that
+/// what it writes must be the newer version, and belong to the newer epoch, before and after recovery.
+#[test]
+fn an_operator_that_arrives_late_is_newer_than_those_before_it() {
+    for (seed, durability) in (0..20).flat_map(|seed| [(seed, Durability::Sync), (seed, Durability::Checkpoint)]) {
+        let mut simulation = Simulation::new(seed);
+        let shards = 1 + seed as usize % 3;
+        let node = open(&mut simulation, shards, durability, Restore::Latest);
+        let keyspace = node.engine.keyspace("state").unwrap_or_else(|error| panic!("{error}"));
+        let write = |value: u8| {
+            let keyspace = keyspace.clone();
+            move |shard: LocalShard| async move { (epoch_of(&shard), shard.put(&keyspace, &[7, 0], &[value]).await) }
+        };
+        let (late, reply) = LateOperator::begin(&node.engine, &[7], write(3));
+        let sent_in = late.epoch();
+        let cut = node.engine.checkpoint("cut", Vec::new());
+        let (newer, written) = node.run(node.engine.on_shard(&[7], write(2))).unwrap_or_else(|error| panic!("{error}"));
+        assert!(written.is_ok() && newer > Some(sent_in), "{written:?} in epoch {newer:?}");
+        late.arrive();
+        let (epoch, written) = node.run(reply).unwrap_or_else(|error| panic!("{error}"));
+        assert!(written.is_ok() && epoch == newer, "{written:?} in epoch {epoch:?}");
+        assert_eq!(values(&node), [3], "the last operator has the last word");
+        // It waits for the end of the operator's first epoch, which began before it.
+        node.run(cut).unwrap_or_else(|error| panic!("{error}"));
+        node.run(node.engine.checkpoint("after", Vec::new())).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(values(&node), [3], "the last operator has the last word in tables");
+        drop(node);
+        simulation.disk.crash();
+        simulation.disk.restart();
+        let node = open(&mut simulation, shards, durability, Restore::Latest);
+        assert_eq!(values(&node), [3], "the last operator has the last word after a crash");
+        drop(node);
+        let node = open(&mut simulation, shards, durability, Restore::Checkpoint("cut".into()));
+        assert_eq!(values(&node), [0; 0], "the cut holds what was written after it");
+    }
 }
 
 /// Whichever write of a checkpoint fails: the volume opens again, whether or not the checkpoint exists then.

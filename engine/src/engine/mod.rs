@@ -433,6 +433,26 @@ impl EngineShared {
         F: FnOnce(LocalShard) -> Fut + Send + 'static,
         Fut: Future<Output = T> + 'static,
     {
+        let (operator, reply) = self.begin(key_hash, operator);
+        self.deliver(shard, operator);
+        reply
+    }
+
+    pub(crate) fn deliver(&self, shard: usize, operator: Operator) {
+        self.ports[shard].send(operator);
+    }
+
+    /// Begins an operator in the current epoch, ready to be sent; the future is its reply.
+    pub(crate) fn begin<T, F, Fut>(
+        &self,
+        key_hash: Option<u64>,
+        operator: F,
+    ) -> (Operator, impl Future<Output = Result<T>> + Send + use<T, F, Fut>)
+    where
+        T: Send + 'static,
+        F: FnOnce(LocalShard) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+    {
         let (sender, receiver) = oneshot::channel();
         let operator = Operator {
             key_hash,
@@ -445,8 +465,7 @@ impl EngineShared {
                 })
             }),
         };
-        self.ports[shard].send(operator);
-        async move { receiver.await.map_err(|_| Error::Closed) }
+        (operator, async move { receiver.await.map_err(|_| Error::Closed) })
     }
 
     /// Runs a task on a shard itself, beside its operators and outside their epochs.

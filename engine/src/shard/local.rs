@@ -135,8 +135,9 @@ impl LocalShard {
         self.shard.write(self.epoch(), self.time_ms, std::iter::once(write)).await
     }
 
+    /// The epoch of the operator that has this handle.
     #[inline]
-    fn epoch(&self) -> Option<Epoch> {
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
         self.scope.as_ref().map(|scope| scope.epoch)
     }
 

@@ -95,6 +95,7 @@ impl Shard {
         // An operator that arrives behind one of a newer epoch was sent while the barrier between them opened: it may as well have begun
         // after it. So it does: it might run behind the other on the same key, and what it writes must then be newer.
         if operator.epoch.epoch() < self.newest_arrival.get() {
+            mark!(OperatorBegunAnew);
             operator.epoch = self.gate.begin();
         }
         self.newest_arrival.set(operator.epoch.epoch());

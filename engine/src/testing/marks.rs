@@ -57,10 +57,17 @@ siltstone_io::mark_table! {
     WriterDropped: "unfinished writer dropped with its extents",
     // Epochs and operators.
     StragglerWritten: "straggler writes into an old epoch's memtable",
+    OperatorBegunAnew: "operator that arrives behind a newer epoch's begun anew",
     WriteWaited: "write waits for admission",
     CheckpointFailed: "checkpoint failed",
     CheckpointBeyondRetentionDropped: "checkpoint beyond those to be kept dropped",
     ClosedWithPendingLog: "closed with writes in the log's buffer",
+    // Timers.
+    TimersRefilled: "timers of a key group read from the store",
+    TimerRefillCrossed: "timers that were read changed meanwhile: read again",
+    TimerBelowBound: "timer registered below the bound of those in memory",
+    TimersOverBound: "more timers of a key group than are kept in memory",
+    TimerGroupForgotten: "timer written across another change: its key group forgotten",
     // Reads.
     FetchShared: "read of a block shared by several readers",
     BlockAcrossExtents: "block across extents read",

@@ -4,11 +4,13 @@
 //! - [`mutants`]: mistakes that a harness must notice, switched on by name.
 //! - [`marks`]: counts of the paths of recovery and fault handling that were taken.
 //! - [`audit()`]: whether the extents in use are those that something refers to.
+//! - [`LateOperator`]: an operator that arrives behind a barrier which it came before.
 //! - [`record`]: writes down all of a volume's I/O.
 //! - [`limit_cache`]: a cache that is smaller than the least memory allows.
 //! - [`TurnedShards`]: an engine in virtual time, turned by the calling thread.
 
 mod audit;
+mod late;
 pub mod marks;
 pub mod mutants;
 #[cfg(all(test, not(loom)))]
@@ -18,6 +20,7 @@ mod turns;
 
 pub use audit::{Audit, audit};
 pub(crate) use audit::{Owner, References};
+pub use late::{LateOperator, epoch_of};
 pub use siltstone_io::testing::Recorder;
 pub use turns::{Crashed, TurnedShards};
 

@@ -9,6 +9,8 @@
 //! 3. It holds nothing that was not submitted.
 //! 4. Batches are whole: the data is what the recovered writes make of it, replayed in the order of sequence numbers.
 //! 5. A checkpoint holds exactly what was applied and began before its barrier.
+//!
+//! Operations on typed state are writes too, without changes and without an entry: of them `typed` says which are there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +29,8 @@ pub(crate) struct Write {
     /// In which run, and behind how many of its barriers, it began.
     run: u32,
     epoch: u32,
+    /// Whether it is an operation on typed state: it has no entry.
+    typed: bool,
     /// Its place in its shard's order of application, once it was applied.
     applied: u32,
 }
@@ -51,9 +55,18 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn submit(&mut self, part: [u8; 2], changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> WriteId {
+        self.add(part, changes, false)
+    }
+
+    /// An operation on typed state, which has no entry.
+    pub(crate) fn submit_typed(&mut self, part: [u8; 2]) -> WriteId {
+        self.add(part, Vec::new(), true)
+    }
+
+    fn add(&mut self, part: [u8; 2], changes: Vec<(Vec<u8>, Option<Vec<u8>>)>, typed: bool) -> WriteId {
         let id = self.writes.last_key_value().map_or(1, |(id, _)| id + 1);
         let (run, epoch) = (self.run, self.epoch);
-        self.writes.insert(id, Write { part, changes, run, epoch, applied: 0 });
+        self.writes.insert(id, Write { part, changes, run, epoch, typed, applied: 0 });
         self.submitted.insert(id);
         id
     }
@@ -95,6 +108,26 @@ impl Journal {
         self.applied.iter().flatten().copied().collect()
     }
 
+    /// Whether a write of the current run was applied.
+    pub(crate) fn is_applied(&self, id: WriteId) -> bool {
+        let write = &self.writes[&id];
+        write.run == self.run && write.applied > 0
+    }
+
+    /// The writes to a part that were submitted in the current run and have entries.
+    pub(crate) fn entries_of(&self, part: [u8; 2]) -> BTreeSet<WriteId> {
+        let has_entry = |id: &&WriteId| {
+            let write = &self.writes[*id];
+            write.part == part && !write.typed
+        };
+        self.submitted.iter().filter(has_entry).copied().collect()
+    }
+
+    /// Those of these writes that have entries.
+    pub(crate) fn with_entries(&self, ids: &BTreeSet<WriteId>) -> BTreeSet<WriteId> {
+        ids.iter().filter(|id| !self.writes[*id].typed).copied().collect()
+    }
+
     /// The epoch to which what is sent now belongs.
     pub(crate) fn epoch(&self) -> u32 {
         self.epoch
@@ -104,6 +137,13 @@ impl Journal {
     pub(crate) fn barrier(&mut self) -> BTreeSet<WriteId> {
         self.epoch += 1;
         self.base.union(&self.submitted).copied().collect()
+    }
+
+    /// A write belongs to the epoch after that in which it was sent; which that is.
+    pub(crate) fn begin_anew(&mut self, id: WriteId) -> u32 {
+        let write = self.writes.get_mut(&id).expect("it was sent");
+        write.epoch += 1;
+        write.epoch
     }
 
     /// The last barrier has not opened after all.
@@ -117,15 +157,16 @@ impl Journal {
         begun.iter().filter(|id| self.base.contains(id) || applied.contains(id)).copied().collect()
     }
 
-    /// Everything there may be: for the shard of a snapshot, what was in its part of the base and applied since.
+    /// Everything with an entry that there may be: for the shard of a snapshot, what was in its part of the base and applied since.
     pub(crate) fn visible(&self) -> BTreeSet<WriteId> {
-        self.base.union(&self.all_applied()).copied().collect()
+        self.with_entries(&self.base.union(&self.all_applied()).copied().collect())
     }
 
-    /// Rules 1 to 3. Where the device has lied, what it lied about may be gone; the rest holds all the same.
-    pub(crate) fn check_recovered(&self, recovered: &BTreeSet<WriteId>, lower_bound: bool) {
+    /// Rules 1 to 3, with writes of which nobody can say whether they are there. Where the device has lied, what it lied about may be gone; the
+    /// rest holds all the same.
+    pub(crate) fn check_recovered(&self, recovered: &BTreeSet<WriteId>, unsure: &BTreeSet<WriteId>, lower_bound: bool) {
         let must: BTreeSet<WriteId> = self.base.union(&self.durable).copied().collect();
-        let missing: Vec<_> = must.difference(recovered).collect();
+        let missing: Vec<_> = must.difference(recovered).filter(|id| !unsure.contains(id)).collect();
         assert!(missing.is_empty() || !lower_bound, "writes {missing:?} were durable and are gone");
         let strange: Vec<_> =
             recovered.iter().filter(|id| !self.base.contains(id) && !self.submitted.contains(id)).collect();
@@ -135,7 +176,7 @@ impl Journal {
             let mut by_sequence = applied.clone();
             by_sequence.sort_by_key(|id| (self.writes[id].epoch, self.writes[id].applied));
             for order in [applied, &by_sequence] {
-                explained.extend(order.iter().take_while(|id| recovered.contains(id)));
+                explained.extend(order.iter().take_while(|id| recovered.contains(id) || unsure.contains(id)));
             }
         }
         let holes: Vec<_> = recovered.difference(&explained).collect();

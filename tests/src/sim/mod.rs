@@ -18,12 +18,15 @@
 
 mod cells;
 mod clients;
+mod finish;
 mod journal;
+mod local;
 mod operators;
 mod oracle;
 mod plan;
 pub mod run;
 mod tally;
+mod typed;
 mod workload;
 mod world;
 

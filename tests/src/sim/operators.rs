@@ -5,10 +5,12 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
 use futures_util::future::poll_fn;
-use siltstone::{Keyspace, LocalShard, Result, ScanRange, Snapshot, WriteBatch};
+use siltstone::testing::{LateOperator, epoch_of};
+use siltstone::{Epoch, Keyspace, LocalShard, Result, ScanRange, Snapshot, WriteBatch};
 
 use super::cells::{CellId, Version};
 use super::journal::{Data, WriteId, id_of};
@@ -28,32 +30,42 @@ struct Snapshots(RefCell<Vec<(u64, Snapshot, [Data; 2])>>);
 impl Client {
     /// An operator on some partition: a few writes, and reads between them.
     pub(crate) fn send_operator(&mut self) {
+        let work = self.plan_operator();
+        let reply = self.shift.engine.on_shard(&work.part.clone(), move |shard| work.run(shard));
+        self.push_operator(reply);
+    }
+
+    /// Such an operator, between whose beginning and arrival a barrier may open.
+    pub(crate) async fn send_late_operator(&mut self) {
+        let mut work = self.plan_operator();
+        let sent_in = Arc::new(OnceLock::new());
+        work.sent_in = Some(Arc::clone(&sent_in));
+        let (late, reply) = LateOperator::begin(&self.shift.engine, &work.part.clone(), move |shard| work.run(shard));
+        sent_in.get_or_init(|| late.epoch());
+        for _ in 0..1 + self.random.below(3) {
+            // Nothing that waits for the end of an epoch.
+            self.get().await;
+        }
+        late.arrive();
+        self.push_operator(reply);
+    }
+
+    fn plan_operator(&mut self) -> Work {
         let part = [b'p', self.random.below(PARTS) as u8];
         let ids: Vec<WriteId> = (0..1 + self.random.below(4)).map(|_| self.plan_write(part)).collect();
         let batches: Vec<(WriteId, WriteBatch)> = ids.iter().map(|id| (*id, self.batch(*id))).collect();
-        let (oracle, data) = (self.shift.oracle.clone(), self.shift.spaces[0].clone());
-        let acknowledged = self.shift.acknowledges_durable();
         let reads: Vec<u8> = (0..self.random.below(3)).map(|_| self.random.below(40) as u8).collect();
         let shard_index = usize::from(self.shift.engine.shard_of(&part).0);
-        let operator = async move |shard: LocalShard| {
-            for (id, batch) in &batches {
-                for letter in &reads {
-                    let key = [b'k', *letter];
-                    let found = shard.get(&data, &[&part[..], &key].concat()).await;
-                    let found = found?.map(|value| value.to_vec());
-                    // Operators of one key run one at a time.
-                    let expected = oracle.lock().journal.current(part, &key).cloned();
-                    assert!(found == expected, "an operator's read of {key:?} in {part:?} before write {id}");
-                }
-                recorded(&shard, &oracle, shard_index, *id, shard.write(batch)).await?;
-                if acknowledged {
-                    oracle.lock().journal.acknowledge([*id]);
-                }
-            }
-            Ok(())
-        };
-        let reply = self.shift.engine.on_shard(&part, operator);
-        self.push_operator(reply);
+        Work {
+            oracle: self.shift.oracle.clone(),
+            data: self.shift.spaces[0].clone(),
+            part,
+            batches,
+            reads,
+            shard_index,
+            acknowledged: self.shift.acknowledges_durable(),
+            sent_in: None,
+        }
     }
 
     fn plan_write(&mut self, part: [u8; 2]) -> WriteId {
@@ -129,8 +141,10 @@ impl Client {
         }
         let part = [b'p', self.random.below(PARTS) as u8];
         let shard_index = usize::from(self.shift.engine.shard_of(&part).0);
-        let own: BTreeSet<u8> = (0..PARTS as u8)
-            .filter(|letter| usize::from(self.shift.engine.shard_of(&[b'p', *letter]).0) == shard_index)
+        let engine = self.shift.engine.clone();
+        let own: BTreeSet<[u8; 2]> = (0..u8::MAX)
+            .flat_map(|letter| [[b'p', letter], [b't', letter]])
+            .filter(|part| usize::from(engine.shard_of(part).0) == shard_index)
             .collect();
         let number = self.shift.oracle.lock().next();
         let oracle = self.shift.oracle.clone();
@@ -140,7 +154,7 @@ impl Client {
             let found = read_snapshot(&snapshot, &data, &journal).await?;
             let oracle = oracle.lock();
             let expected: BTreeSet<WriteId> =
-                visible.into_iter().filter(|id| own.contains(&oracle.journal.write(*id).part[1])).collect();
+                visible.into_iter().filter(|id| own.contains(&oracle.journal.write(*id).part)).collect();
             let shown: BTreeSet<WriteId> = found[1].keys().map(|key| id_of(key)).collect();
             let (missing, extra): (Vec<_>, Vec<_>) =
                 (expected.difference(&shown).collect(), shown.difference(&expected).collect());
@@ -213,6 +227,47 @@ async fn read_snapshot(snapshot: &Snapshot, data: &Keyspace, journal: &Keyspace)
     Ok(found)
 }
 
+/// An operator on a partition.
+struct Work {
+    oracle: SharedOracle,
+    data: Keyspace,
+    part: [u8; 2],
+    batches: Vec<(WriteId, WriteBatch)>,
+    reads: Vec<u8>,
+    shard_index: usize,
+    /// Whether what is acknowledged is durable.
+    acknowledged: bool,
+    /// Where it may arrive late, the epoch in which it was sent.
+    sent_in: Option<Arc<OnceLock<Epoch>>>,
+}
+
+impl Work {
+    async fn run(self, shard: LocalShard) -> Result<()> {
+        let Work { oracle, part, .. } = &self;
+        if let Some(sent_in) = self.sent_in.as_ref().and_then(|sent_in| sent_in.get())
+            && epoch_of(&shard) > Some(*sent_in)
+        {
+            // There is one barrier at a time, and its checkpoint would still wait for this.
+            oracle.lock().began_anew(self.batches.iter().map(|(id, _)| *id));
+        }
+        for (id, batch) in &self.batches {
+            for letter in &self.reads {
+                let key = [b'k', *letter];
+                let found = shard.get(&self.data, &[&part[..], &key].concat()).await;
+                let found = found?.map(|value| value.to_vec());
+                // Operators of one key run one at a time.
+                let expected = oracle.lock().journal.current(*part, &key).cloned();
+                assert!(found == expected, "an operator's read of {key:?} in {part:?} before write {id}");
+            }
+            recorded(&shard, oracle, self.shard_index, *id, shard.write(batch)).await?;
+            if self.acknowledged {
+                oracle.lock().journal.acknowledge([*id]);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One operation on a cell.
 enum Order {
     Get,
@@ -261,21 +316,21 @@ impl Order {
 }
 
 /// Awaits a write, and records the moment at which it is applied: when the shard's count of writes moves.
-async fn recorded(
+pub(crate) async fn recorded<T>(
     shard: &LocalShard,
     oracle: &SharedOracle,
     index: usize,
     id: WriteId,
-    write: impl Future<Output = Result<()>>,
-) -> Result<()> {
+    write: impl Future<Output = Result<T>>,
+) -> Result<T> {
     let mut write = pin!(write);
     let mut applied = false;
     poll_fn(|context| {
         let before = shard.stats().writes;
-        let result: Poll<Result<()>> = write.as_mut().poll(context);
+        let result: Poll<Result<T>> = write.as_mut().poll(context);
         if !applied && shard.stats().writes > before {
             applied = true;
-            oracle.lock().journal.apply(index, id);
+            oracle.lock().apply(index, id);
         }
         result
     })

@@ -9,6 +9,7 @@ use siltstone_io::{Damage, Placement, SimDisk};
 use super::cells::{CellId, Cells, CutState};
 use super::journal::{Journal, WriteId};
 use super::plan::Contract;
+use super::typed::{State, Typed};
 
 /// A checkpoint and what it holds.
 #[derive(Clone)]
@@ -16,6 +17,7 @@ pub(crate) struct Saved {
     pub(crate) name: String,
     pub(crate) writes: BTreeSet<WriteId>,
     pub(crate) cells: CutState,
+    pub(crate) typed: State,
     /// The watermark of its barrier.
     pub(crate) now_ms: u64,
     /// Its drop has begun, or retention may have taken it: it may be there or not.
@@ -36,6 +38,7 @@ pub(crate) struct Oracle {
     pub(crate) contract: Contract,
     pub(crate) journal: Journal,
     pub(crate) cells: Cells,
+    pub(crate) typed: Typed,
     /// Complete checkpoints, oldest first.
     pub(crate) checkpoints: Vec<Saved>,
     /// Those whose completion was not heard of, oldest first: under way, or failed, which does not say that they do not exist.
@@ -64,6 +67,7 @@ impl SharedOracle {
             contract,
             journal: Journal::default(),
             cells: Cells::default(),
+            typed: Typed::default(),
             checkpoints: Vec::new(),
             pending: Vec::new(),
             created: BTreeSet::new(),
@@ -85,6 +89,12 @@ impl Oracle {
     pub(crate) fn next(&mut self) -> u64 {
         self.counter += 1;
         self.counter
+    }
+
+    /// A write has been applied in a shard.
+    pub(crate) fn apply(&mut self, shard: usize, id: WriteId) {
+        self.journal.apply(shard, id);
+        self.typed.apply(id);
     }
 
     /// Whether an operation may fail with this error.
@@ -196,6 +206,16 @@ impl Oracle {
         }
     }
 
+    /// These writes were sent before the last barrier and arrived behind it: they belong to the epoch after it.
+    pub(crate) fn began_anew(&mut self, ids: impl Iterator<Item = WriteId>) {
+        for id in ids {
+            let epoch = self.journal.begin_anew(id);
+            for pending in self.pending.iter_mut().filter(|pending| pending.epoch < epoch) {
+                pending.begun.remove(&id);
+            }
+        }
+    }
+
     /// The barrier has not opened after all.
     pub(crate) fn no_barrier(&mut self) {
         self.pending.pop();
@@ -204,7 +224,9 @@ impl Oracle {
 
     fn saved(&self, pending: Pending) -> Saved {
         let Pending { name, begun, epoch, now_ms, .. } = pending;
-        Saved { name, writes: self.journal.cut(&begun), cells: self.cells.cut(epoch), now_ms, doomed: false }
+        let writes = self.journal.cut(&begun);
+        let typed = self.typed.replay(&writes);
+        Saved { name, writes, cells: self.cells.cut(epoch), typed, now_ms, doomed: false }
     }
 
     /// A checkpoint is complete.

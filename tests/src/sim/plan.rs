@@ -7,6 +7,8 @@ use std::time::Duration;
 use siltstone::{Durability, KeyspaceOptions, Options, Partition, TimeDomain, Ttl};
 use siltstone_io::{Random, SimFaults, SimOptions};
 
+use super::typed::TypedPlan;
+
 /// What goes wrong beside crashes, which always do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Contract {
@@ -47,6 +49,8 @@ pub struct Plan {
     pub skip_chance: f64,
     /// The chance that the disk is nearly full for a round.
     pub full_chance: f64,
+    /// What use is made of typed state.
+    pub(crate) typed: TypedPlan,
     /// Tells of each life and opening on standard error.
     pub verbose: bool,
     /// A check that must fail.
@@ -177,6 +181,10 @@ impl Plan {
             steps: (8 + random.below(if size == 0 { 300 } else { 120 })) as u32,
             skip_chance: if random.chance(0.5) { 0.3 } else { 0.0 },
             full_chance: if contract == Contract::Errors && random.chance(0.4) { 0.4 } else { 0.0 },
+            typed: TypedPlan {
+                share: [0.0, 0.2, 0.5, 0.9][random.below(4) as usize],
+                ttl_ms: random.chance(0.3).then_some(600),
+            },
             verbose: limits.verbose,
             canary: limits.canary,
         };
@@ -224,7 +232,7 @@ impl Plan {
             .capacity(1 << 36)
             .durability(way.durability)
             .restore(way.restore.clone());
-        let options = siltstone::testing::limit_cache(options, frames);
+        let options = self.typed.options(siltstone::testing::limit_cache(options, frames));
         let options = SPACES.iter().fold(options, |options, space| options.keyspace(space.name, space.options(random)));
         match way.retained {
             Some(count) => options.checkpoints_retained(count),

@@ -14,6 +14,7 @@ use super::cells::{CellId, Version};
 use super::oracle::SharedOracle;
 use super::plan::{CELL_SPACES, SPACES};
 use super::tally::Tally;
+use super::typed::{States, TypedPlan};
 
 /// What all clients of one life share.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub(crate) struct Shift {
     pub(crate) retained: Option<usize>,
     pub(crate) oracle: SharedOracle,
     pub(crate) spaces: Rc<Vec<Keyspace>>,
+    pub(crate) states: Option<States>,
+    typed: TypedPlan,
     pub(crate) tally: Rc<RefCell<Tally>>,
     /// Whether a checkpoint is under way.
     pub(crate) checkpoint_busy: Rc<Cell<bool>>,
@@ -48,11 +51,15 @@ impl Shift {
         engine: Engine,
         durability: Durability,
         retained: Option<usize>,
+        typed: TypedPlan,
         oracle: SharedOracle,
         tally: Rc<RefCell<Tally>>,
     ) -> Result<Shift> {
         let spaces = SPACES.iter().map(|space| engine.keyspace(space.name)).collect::<Result<Vec<_>>>()?;
+        let states = typed.bind(&engine)?;
         Ok(Shift {
+            states,
+            typed,
             engine,
             durability,
             retained,
@@ -114,13 +121,20 @@ impl Client {
 
     async fn step(&mut self) {
         match self.random.below(1000) {
-            0..330 => self.send_operator(),
+            0..5 => self.send_late_operator().await,
+            5..330 => {
+                if !(self.random.chance(self.shift.typed.share) && self.send_typed()) {
+                    self.send_operator();
+                }
+            }
             330..450 => self.put().await,
             450..510 => self.delete().await,
             510..630 => self.get().await,
             630..670 => self.get_many().await,
             670..730 => self.write_batch().await,
-            730..790 => self.visit_cells().await,
+            730..770 => self.visit_cells().await,
+            770..785 => self.look_around().await,
+            785..790 => self.give_up().await,
             790..830 => self.scan_cells().await,
             830..850 => self.scan_data().await,
             850..870 => self.sync().await,
@@ -264,7 +278,7 @@ impl Client {
         self.shift.seen(what, result);
     }
 
-    async fn get(&mut self) {
+    pub(crate) async fn get(&mut self) {
         let id = self.any_cell();
         let found = self.shift.engine.get(&self.space(&id), &id.1).await;
         if let Some(found) = self.shift.seen("get", found) {
@@ -369,6 +383,10 @@ impl Client {
         if let Some(stats) = self.shift.seen("stats", stats) {
             assert_eq!(stats.len(), self.shift.engine.shards());
         }
+        let all = self.shift.engine.stats().await;
+        self.shift.seen("stats", all);
+        let listed = self.shift.engine.checkpoints().await;
+        self.shift.seen("checkpoints", listed);
     }
 
     /// Opens a barrier, and waits for the checkpoint beside the other clients.

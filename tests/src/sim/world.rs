@@ -4,16 +4,16 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use siltstone::{Durability, Engine, Error, Restore, Result, ScanRange, inspect};
+use siltstone::{Durability, Engine, Error, Restore, Result, ScanRange};
 use siltstone_io::{Random, SimFaults};
 
 use super::cells::{CellId, CutState};
 use super::clients::Clients;
 use super::journal::{WriteId, id_of};
-use super::operators::drop_snapshots;
-use super::oracle::SharedOracle;
-use super::plan::{CELL_SPACES, Canary, Contract, Plan, SPACES, Way};
+use super::oracle::{Oracle, SharedOracle};
+use super::plan::{CELL_SPACES, Contract, Plan, SPACES, Way};
 use super::tally::Tally;
+use super::typed::{Recovered, State, States, read_states};
 use super::workload::{Client, Shift, collect};
 use crate::{Node, Simulation};
 
@@ -26,11 +26,11 @@ const FAILED_OPENINGS_MAX: u32 = 4;
 const ROOMY: u64 = 1 << 40;
 
 pub(crate) struct World {
-    plan: Plan,
-    simulation: Simulation,
-    random: Random,
-    oracle: SharedOracle,
-    tally: Rc<RefCell<Tally>>,
+    pub(super) plan: Plan,
+    pub(super) simulation: Simulation,
+    pub(super) random: Random,
+    pub(super) oracle: SharedOracle,
+    pub(super) tally: Rc<RefCell<Tally>>,
     lives: u32,
     /// Whether the volume has ever been opened: before that, its creation may have been cut short.
     created: bool,
@@ -44,6 +44,7 @@ struct Found {
     journal: BTreeSet<WriteId>,
     data: BTreeMap<Vec<u8>, Vec<u8>>,
     cells: BTreeMap<CellId, Vec<u8>>,
+    typed: State,
 }
 
 impl World {
@@ -51,6 +52,7 @@ impl World {
         let simulation = Simulation::with(plan.seed, plan.device.clone(), plan.skip_chance);
         let oracle = SharedOracle::new(plan.contract, simulation.disk.clone());
         let random = Random::new(plan.seed ^ 0x77_6f72_6c64);
+        oracle.lock().typed.ttl_ms = plan.typed.ttl_ms;
         World { plan, simulation, random, oracle, tally, lives: 0, created: false, lost: false }
     }
 
@@ -104,9 +106,7 @@ impl World {
 
     /// Rounds of many clients; whether the power lasted.
     fn work(&mut self, node: &Node, way: &Way) -> bool {
-        let shift =
-            Shift::new(node.engine.clone(), way.durability, way.retained, self.oracle.clone(), Rc::clone(&self.tally));
-        let shift = shift.unwrap_or_else(|error| panic!("the keyspaces are there: {error}"));
+        let shift = self.shift(node, way);
         for _ in 0..self.plan.rounds {
             let steps = self.plan.steps;
             self.fill_disk();
@@ -123,6 +123,12 @@ impl World {
         true
     }
 
+    pub(super) fn shift(&self, node: &Node, way: &Way) -> Shift {
+        let (oracle, tally) = (self.oracle.clone(), Rc::clone(&self.tally));
+        let shift = Shift::new(node.engine.clone(), way.durability, way.retained, self.plan.typed, oracle, tally);
+        shift.unwrap_or_else(|error| panic!("the keyspaces are there: {error}"))
+    }
+
     /// Now and then there is hardly any space left.
     fn fill_disk(&mut self) {
         if self.random.chance(self.plan.full_chance) {
@@ -131,7 +137,7 @@ impl World {
         }
     }
 
-    fn round(&mut self, node: &Node, shift: &Shift, steps: u32) -> std::result::Result<(), crate::Crashed> {
+    pub(super) fn round(&mut self, node: &Node, shift: &Shift, steps: u32) -> std::result::Result<(), crate::Crashed> {
         let mut clients = Clients::new(Random::new(self.random.next_u64()));
         for number in 0..self.plan.clients {
             let client = Client::new(shift.clone(), number as u8, Random::new(self.random.next_u64()));
@@ -141,8 +147,8 @@ impl World {
     }
 
     /// Between rounds nothing is in flight: everything is as the oracle says.
-    fn compare(&mut self, node: &Node, shift: &Shift) -> std::result::Result<(), crate::Crashed> {
-        let found = node.try_run(read_all(&node.engine))?;
+    pub(super) fn compare(&mut self, node: &Node, shift: &Shift) -> std::result::Result<(), crate::Crashed> {
+        let found = node.try_run(read_all(&node.engine, shift.states.as_ref(), self.oracle.lock().now_ms))?;
         let Some(found) = shift.seen("read of everything", found) else { return Ok(()) };
         let mut oracle = self.oracle.lock();
         let visible = oracle.journal.visible();
@@ -151,6 +157,9 @@ impl World {
         assert!(missing.is_empty() && extra.is_empty(), "the journal lacks {missing:?} and has too much: {extra:?}");
         assert!(found.data == *oracle.journal.current_data(), "the operators' data is not what they wrote");
         let now_ms = oracle.now_ms;
+        let Oracle { journal, typed, .. } = &mut *oracle;
+        let typed = typed.check_at_rest(journal, &found.typed, now_ms);
+        assert!(typed.is_ok(), "typed state at rest: {typed:?}");
         for id in oracle.cells.ids() {
             let value = found.cells.get(&id).map(|value| &value[..]);
             let observed = oracle.cells.observe(&id, value, now_ms);
@@ -195,12 +204,12 @@ impl World {
         }
     }
 
-    fn power_cycle(&mut self) {
+    pub(super) fn power_cycle(&mut self) {
         self.simulation.disk.crash();
         self.simulation.disk.restart();
     }
 
-    fn any_way(&mut self) -> Way {
+    pub(super) fn any_way(&mut self) -> Way {
         let durability = Plan::any_durability(&mut self.random);
         let oracle = self.oracle.lock();
         let names: Vec<&String> =
@@ -218,7 +227,7 @@ impl World {
 
     /// Opens until it works, and compares what is there. Faults that keep it from opening are turned off after a while: then nothing
     /// may be missing.
-    fn recover(&mut self, way: &Way, may_fail: bool) -> Option<Node> {
+    pub(super) fn recover(&mut self, way: &Way, may_fail: bool) -> Option<Node> {
         let mut failed = 0;
         for attempt in 0.. {
             let faulty = may_fail && failed < FAILED_OPENINGS_MAX;
@@ -276,7 +285,8 @@ impl World {
     fn compare_recovered(&mut self, node: &Node, way: &Way) -> Result<()> {
         let read = async {
             let names = node.engine.checkpoints().await?.into_iter().map(|info| info.name).collect::<Vec<_>>();
-            let mut found = read_all(&node.engine).await?;
+            let states = self.plan.typed.bind(&node.engine)?;
+            let mut found = read_all(&node.engine, states.as_ref(), self.oracle.lock().now_ms).await?;
             found.checkpoints = names;
             Ok::<_, Error>(found)
         };
@@ -297,17 +307,22 @@ impl World {
             _ => None,
         };
         let now_ms = oracle.now_ms;
+        let typed;
         let (allowed, expired_ms): (CutState, u64) = match &exact {
             Some(name) => {
                 assert_eq!(restored, *name, "the opening landed on another checkpoint");
                 let saved = oracle.checkpoints.iter().find(|saved| Some(&saved.name) == name.as_ref());
-                let saved = saved.map(|saved| (saved.writes.clone(), saved.cells.clone(), saved.now_ms));
-                let (writes, cells, then_ms) = saved.unwrap_or_default();
-                oracle.journal.check_exact(&found.journal, &writes);
+                let saved =
+                    saved.map(|saved| (saved.writes.clone(), saved.cells.clone(), saved.typed.clone(), saved.now_ms));
+                let (writes, cells, states, then_ms) = saved.unwrap_or_default();
+                oracle.journal.check_exact(&found.journal, &oracle.journal.with_entries(&writes));
+                let fits = states.check_exact(&found.typed, now_ms);
+                assert!(fits.is_ok(), "typed state of a checkpoint: {fits:?}");
+                typed = states;
                 (cells, then_ms)
             }
             None => {
-                oracle.journal.check_recovered(&found.journal, lower_bound);
+                typed = self.compare_recovered_writes(&oracle, &found, lower_bound);
                 let created = node.engine.keyspaces();
                 let missing: Vec<_> = oracle.created.iter().filter(|name| !created.contains(name)).collect();
                 assert!(missing.is_empty() || !lower_bound, "keyspaces {missing:?} were created and are gone");
@@ -322,100 +337,24 @@ impl World {
         let recovered = oracle.cells.recover(&allowed, &found.cells, expired_ms);
         assert!(recovered.is_ok(), "{recovered:?}");
         oracle.journal.begin_run(found.journal, node.engine.shards());
+        oracle.typed.begin_run(typed);
         oracle.log_was_damaged = false;
         Ok(())
     }
 
-    /// The end: no faults any more. What is there is all there, everything that is asked for is done, no space is lost, and opening again
-    /// changes nothing.
-    fn finish(&mut self) {
-        self.simulation.disk.heal();
-        let way = self.any_way();
-        let Some(node) = self.recover(&way, false) else { return };
-        let shift =
-            Shift::new(node.engine.clone(), way.durability, way.retained, self.oracle.clone(), Rc::clone(&self.tally));
-        let shift = shift.unwrap_or_else(|error| panic!("the keyspaces are there: {error}"));
-        let failures = self.tally.borrow().failures();
-        self.put_canary();
-        let survived = node.try_run(shift.tell_time()).and_then(|()| {
-            self.round(&node, &shift, 20)?;
-            self.compare(&node, &shift)
-        });
-        assert!(survived.is_ok(), "the power fails where no crash was planned");
-        assert_eq!(self.tally.borrow().failures(), failures, "operations fail without faults");
-        self.audit(&node, &shift);
-        let closed = node.close();
-        assert!(closed.is_ok(), "{closed:?}");
-        self.verify();
-        if way.durability == Durability::Checkpoint {
-            return;
+    /// The operators' writes in the latest state, with and without entries of their own. What there is of typed state.
+    fn compare_recovered_writes(&self, oracle: &Oracle, found: &Found, lower_bound: bool) -> State {
+        if !lower_bound {
+            oracle.journal.check_recovered(&found.journal, &BTreeSet::new(), false);
+            let adopted = oracle.typed.adopt(&found.typed);
+            return adopted.unwrap_or_else(|reason| panic!("typed state: {reason}"));
         }
-        {
-            let mut oracle = self.oracle.lock();
-            let (writes, cells) = (oracle.journal.all_applied(), oracle.cells.applied());
-            oracle.journal.acknowledge(writes);
-            oracle.cells.synced(cells);
-        }
-        for _ in 0..2 {
-            let way = Way { restore: Restore::Latest, durability: Durability::Sync, retained: None };
-            drop(self.recover(&way, false));
-            self.power_cycle();
-        }
-    }
-
-    /// Makes the oracle wrong, where that is asked for: what follows must notice.
-    fn put_canary(&mut self) {
-        let mut oracle = self.oracle.lock();
-        match self.plan.canary {
-            None => {}
-            Some(Canary::LostWrite) => {
-                let id = oracle.journal.submit([b'p', 0], Vec::new());
-                oracle.journal.apply(0, id);
-            }
-            Some(Canary::StrangeWrite) => {
-                let id = oracle.journal.submit([b'p', 0], vec![(vec![b'k', 0], Some(b"canary".to_vec()))]);
-                oracle.journal.apply(0, id);
-                oracle.journal.forget_one();
-            }
-        }
-    }
-
-    /// Whatever has failed meanwhile: the extents in use are those that somebody refers to. (A shard that cannot write any more does not know.)
-    fn audit_at_rest(&mut self, node: &Node) -> std::result::Result<(), crate::Crashed> {
-        self.simulation.disk.set_faults(SimFaults::default());
-        let audit = node.try_run(siltstone::testing::audit(&node.engine));
-        self.simulation.disk.set_faults(self.plan.faults.clone());
-        if let Ok(audit) = audit? {
-            assert!(audit.is_clean(), "extents in use are not those referred to: {audit:?}");
-            self.tally.borrow_mut().count("audit at rest");
-        }
-        Ok(())
-    }
-
-    /// The extents in use are those that somebody refers to.
-    fn audit(&mut self, node: &Node, shift: &Shift) {
-        let data = shift.spaces[0].clone();
-        node.run(async {
-            let dropped = node.engine.on_each_shard(move |shard| {
-                drop_snapshots(&shard, &data);
-                async {}
-            });
-            dropped.await?;
-            node.engine.flush().await?;
-            node.engine.compact().await
-        })
-        .unwrap_or_else(|error| panic!("flush and compaction fail without faults: {error}"));
-        let audit = node.run(siltstone::testing::audit(&node.engine));
-        let audit = audit.unwrap_or_else(|error| panic!("the audit fails: {error}"));
-        assert!(audit.is_clean(), "extents in use are not those referred to: {audit:?}");
-        self.tally.borrow_mut().count("audit");
-    }
-
-    fn verify(&mut self) {
-        let report = inspect::verify_simulated(&self.simulation.disk, &self.simulation.clock);
-        let report = report.unwrap_or_else(|error| panic!("the volume cannot be verified: {error}"));
-        assert!(report.is_clean(), "the volume is not sound: {:?}", report.problems);
-        self.tally.borrow_mut().count("verify");
+        let recovered = oracle.typed.recover(&oracle.journal, &found.journal, &found.typed, oracle.now_ms);
+        let Recovered { writes, unsure, state } =
+            recovered.unwrap_or_else(|reason| panic!("typed state that was recovered: {reason}"));
+        let writes = writes.union(&found.journal).copied().collect();
+        oracle.journal.check_recovered(&writes, &unsure, true);
+        state
     }
 }
 
@@ -429,7 +368,7 @@ fn is_unfinished(error: &Error) -> bool {
 }
 
 /// Reads all keyspaces, with the checkpoints' names left empty.
-async fn read_all(engine: &Engine) -> Result<Found> {
+async fn read_all(engine: &Engine, states: Option<&States>, now_ms: u64) -> Result<Found> {
     let read = async |name: &str| collect(engine, &engine.keyspace(name)?, ScanRange::all()).await;
     let journal = read("journal").await?.iter().map(|(key, _)| id_of(key)).collect();
     let data = read("data").await?.into_iter().collect();
@@ -439,5 +378,9 @@ async fn read_all(engine: &Engine) -> Result<Found> {
             cells.insert((space, key), value);
         }
     }
-    Ok(Found { checkpoints: Vec::new(), journal, data, cells })
+    let typed = match states {
+        Some(states) => read_states(engine, states, now_ms).await?,
+        None => State::default(),
+    };
+    Ok(Found { checkpoints: Vec::new(), journal, data, cells, typed })
 }

@@ -9,7 +9,8 @@
 //! have none in memory and may have some in the store; 3. a group's timers are at or below its bound.
 //!
 //! A write to the store and the change here are not one step: the write may wait. Each group counts its changes, so that who finds at the
-//! end of a write that another change came between can have the group forgotten and read again (see [`super`]).
+//! end of a write that another change came between can have the group forgotten and read again (see [`super`]). A timer is *hidden* while its
+//! removal is under way: what is read of the store meanwhile may still show it.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -37,6 +38,7 @@ pub(super) struct Heads {
 #[derive(Debug, Default)]
 struct Group {
     timers: BTreeSet<Timer>,
+    hidden: BTreeSet<Timer>,
     known: Known,
     changes: Changes,
 }
@@ -98,7 +100,7 @@ impl Heads {
                 Some(timer) => Known::UpTo(Rc::clone(timer)),
                 None => group.known.clone(),
             };
-            group.timers = timers.into_iter().collect();
+            group.timers = timers.into_iter().filter(|timer| !group.hidden.contains(timer)).collect();
             group.changes.removals += 1;
         });
     }
@@ -112,18 +114,33 @@ impl Heads {
                 Known::UpTo(bound) => timer <= &**bound && !mutant!(TimerBelowBoundForgotten),
                 Known::All => true,
             };
+            mark!(TimerBelowBound if known && group.known != Known::All);
             if !known || group.timers.contains(timer) {
                 return;
             }
             group.timers.insert(timer.into());
             if group.timers.len() > GROUP_TIMERS_MAX {
+                mark!(TimersOverBound);
                 group.timers.pop_last();
                 group.known = group.timers.last().map_or(Known::Nothing, |last| Known::UpTo(Rc::clone(last)));
             }
         });
     }
 
-    /// A timer is being, or has been, removed.
+    /// A timer's removal begins.
+    pub(super) fn hide(&mut self, group: KeyGroup, timer: &[u8]) {
+        let index = self.index(group);
+        self.groups[index].hidden.insert(timer.into());
+        self.remove(group, timer);
+    }
+
+    /// A timer's removal has ended, one way or the other.
+    pub(super) fn unhide(&mut self, group: KeyGroup, timer: &[u8]) {
+        let index = self.index(group);
+        self.groups[index].hidden.remove(timer);
+    }
+
+    /// A timer has been removed.
     pub(super) fn remove(&mut self, group: KeyGroup, timer: &[u8]) {
         self.change(group, |group| {
             group.changes.removals += 1;

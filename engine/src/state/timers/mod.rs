@@ -11,8 +11,9 @@
 //! 3. where another change came between that may have crossed this one, or the write failed, or its future was dropped: forget what is known
 //!    of the group, so that it is read again; else bring memory up to date.
 //!
-//! A refill, likewise, is thrown away and read again where its group changed while it read. Asking for and firing timers exclude each other
-//! by a lock, so that no refill runs while a timer that fires is still being removed.
+//! A refill, likewise, is thrown away and read again where its group changed while it read, and passes over timers that are being removed.
+//! Refills exclude each other by a lock. Nobody holds it while it waits for a write: a write may wait for the end of operators of an older
+//! epoch, and those may ask for timers.
 //!
 //! A crash leaves the store as it was written; nothing of the memory part is stored.
 
@@ -60,7 +61,7 @@ impl<K: KeyCodec> Timers<K> {
     pub async fn register(&self, shard: &LocalShard, time_ms: i64, key: &K) -> Result<()> {
         let stored = timer(time_ms, key);
         let service = self.service(shard);
-        let change = Change::begin(&service, shard, self.keyspace.group_of(&stored), false);
+        let change = Change::begin(&service, shard, self.keyspace.group_of(&stored), None);
         shard.put(&self.keyspace, &stored, &[]).await?;
         change.finish(|heads, group| heads.insert(group, &stored));
         Ok(())
@@ -81,6 +82,10 @@ impl<K: KeyCodec> Timers<K> {
     }
 
     /// Removes and returns the shard's earliest timer with a time of at most `until_ms`, in order of (time, key's encoding).
+    ///
+    /// Timers of all keys of the shard are taken, also those that an operator of a newer epoch has registered. Who fires as an operator of the engine
+    /// ([`Engine::on_shard`](crate::Engine::on_shard)) must therefore not ask, once a checkpoint has begun, for timers that operators sent after it may
+    /// register: its removal belongs to the older epoch and would not hold. With a watermark that goes up, and timers registered ahead of it, that is so.
     pub async fn pop_due(&self, shard: &LocalShard, until_ms: i64) -> Result<Option<(i64, K)>> {
         let service = self.service(shard);
         let turn = service.turn.lock().await;
@@ -91,17 +96,27 @@ impl<K: KeyCodec> Timers<K> {
             return Ok(None);
         }
         let key = K::decode_key(key)?;
-        self.remove(shard, &service, &stored).await?;
+        let removal = self.remove(shard, &service, &stored);
+        drop(turn);
+        removal.await?;
         Ok(Some((time_ms, key)))
     }
 
-    async fn remove(&self, shard: &LocalShard, service: &Service, stored: &[u8]) -> Result<()> {
+    /// Takes a timer out of memory at once, and then out of the store.
+    fn remove<'s>(
+        &'s self,
+        shard: &'s LocalShard,
+        service: &'s Service,
+        stored: &'s [u8],
+    ) -> impl Future<Output = Result<()>> + 's {
         let group = self.keyspace.group_of(stored);
-        service.heads(shard).remove(group, stored);
-        let change = Change::begin(service, shard, group, true);
-        shard.delete(&self.keyspace, stored).await?;
-        change.finish(|heads, group| heads.remove(group, stored));
-        Ok(())
+        service.heads(shard).hide(group, stored);
+        let change = Change::begin(service, shard, group, Some(stored));
+        async move {
+            shard.delete(&self.keyspace, stored).await?;
+            change.finish(|heads, group| heads.remove(group, stored));
+            Ok(())
+        }
     }
 
     /// Reads the earliest timers of all groups that have none in memory.
@@ -124,7 +139,10 @@ impl<K: KeyCodec> Timers<K> {
             }
             let mut heads = service.heads(shard);
             if heads.changes(group) == changes {
+                mark!(TimersRefilled if !timers.is_empty());
                 heads.fill(group, timers, last);
+            } else {
+                mark!(TimerRefillCrossed);
             }
         }
     }
@@ -153,13 +171,13 @@ struct Change<'a> {
     shard: &'a LocalShard,
     group: KeyGroup,
     before: Changes,
-    removes: bool,
+    /// The timer that it removes, which is hidden meanwhile.
+    removes: Option<&'a [u8]>,
     finished: bool,
 }
 
 impl<'a> Change<'a> {
-    /// `removes`: whether it removes a timer, which has been taken out of memory.
-    fn begin(service: &'a Service, shard: &'a LocalShard, group: KeyGroup, removes: bool) -> Self {
+    fn begin(service: &'a Service, shard: &'a LocalShard, group: KeyGroup, removes: Option<&'a [u8]>) -> Self {
         let before = service.heads(shard).changes(group);
         Change { service, shard, group, before, removes, finished: false }
     }
@@ -170,9 +188,13 @@ impl<'a> Change<'a> {
         self.finished = true;
         let mut heads = self.service.heads(self.shard);
         let now = heads.changes(self.group);
-        let crossed =
-            now.removals != self.before.removals || (self.removes && now.insertions != self.before.insertions);
+        let crossed = now.removals != self.before.removals
+            || (self.removes.is_some() && now.insertions != self.before.insertions);
+        if let Some(timer) = self.removes {
+            heads.unhide(self.group, timer);
+        }
         if crossed {
+            mark!(TimerGroupForgotten);
             heads.forget(self.group);
         } else {
             apply(&mut heads, self.group);
@@ -183,7 +205,11 @@ impl<'a> Change<'a> {
 impl Drop for Change<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            self.service.heads(self.shard).forget(self.group);
+            let mut heads = self.service.heads(self.shard);
+            if let Some(timer) = self.removes {
+                heads.unhide(self.group, timer);
+            }
+            heads.forget(self.group);
         }
     }
 }
