@@ -10,6 +10,9 @@ mod scan;
 #[cfg(all(test, shuttle))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod shuttle_flows;
+#[cfg(all(test, not(any(loom, shuttle))))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};
