@@ -111,7 +111,7 @@ impl Node {
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
-const KEYS: u8 = 12;
+const KEYS: u8 = 9;
 /// The keys that threads share among them.
 const KEYS_SHARED: u8 = 4;
 
