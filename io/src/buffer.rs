@@ -293,7 +293,7 @@ mod tests {
             let buffer = Buffer::heap(asked);
             assert_eq!(buffer.len(), got);
             assert_eq!(buffer.as_ptr() as usize % ALIGNMENT, 0);
-            assert!(buffer.iter().all(|byte| *byte == 0));
+            assert!(*buffer == *vec![0; got]);
         }
     }
 
@@ -306,7 +306,7 @@ mod tests {
             frame.fill(index as u8 + 1);
         }
         for (index, frame) in frames.iter().enumerate() {
-            assert!(frame.iter().all(|byte| *byte == index as u8 + 1));
+            assert!(**frame == *vec![index as u8 + 1; 8192]);
         }
         frames.pop();
         assert_eq!(pool.free(), 1);

@@ -100,7 +100,7 @@ fn read(cache: &PageCache<Frame>, key: BlockKey, priority: Priority) -> Option<P
 
 #[test]
 fn contents_are_never_mixed_up_and_pinned_pages_stay() {
-    for seed in 0..20 {
+    for seed in 0..if cfg!(miri) { 4 } else { 20 } {
         let mut random = Random(seed);
         let (frames, large_bytes_max) = [(4, 0), (16, 400), (64, 2000), (200, 10_000)][seed as usize % 4];
         let (cache, pool) = cache(frames, large_bytes_max);
@@ -108,7 +108,7 @@ fn contents_are_never_mixed_up_and_pinned_pages_stay() {
         let mut removed = BTreeSet::new();
         let (mut hits, mut misses) = (0, 0);
         let mut sst_first = 0;
-        for _ in 0..if cfg!(miri) { 300 } else { 8000 } {
+        for _ in 0..if cfg!(miri) { 60 } else { 8000 } {
             let sst = sst_first + random.below(6);
             let large = random.below(10) == 0;
             let key = key(sst, random.below(40) as u32 * 2 + u32::from(large));
@@ -150,7 +150,7 @@ fn contents_are_never_mixed_up_and_pinned_pages_stay() {
             let CacheStats { hits: [h0, h1], misses: [m0, m1], .. } = stats;
             assert_eq!((h0 + h1, m0 + m1), (hits, misses));
         }
-        assert!(hits > 0 && misses > 0);
+        assert!(misses > 0 && (cfg!(miri) || hits > 0));
         drop(pins);
         for _ in 0..2 * frames {
             assert!(read(&cache, self::key(999, random.next() as u32), Priority::Data).is_some());
@@ -287,7 +287,7 @@ fn trace(pages: u64, requests: usize, scan_every: usize, scan_pages: u64) -> Vec
 
 #[test]
 fn hits_more_often_than_clock_and_lru_and_resists_scans() {
-    let (pages, requests) = if cfg!(miri) { (200, 1000) } else { (20_000, 150_000) };
+    let (pages, requests) = if cfg!(miri) { (100, 200) } else { (20_000, 150_000) };
     let capacity = pages as usize / 10;
     for (name, scan_every, scan_pages) in [("zipf", 0, 0), ("zipf and scans", requests / 30, pages / 5)] {
         let trace = trace(pages, requests, scan_every, scan_pages);

@@ -13,6 +13,9 @@ mod shuttle_flows;
 #[cfg(all(test, shuttle, feature = "testing"))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod shuttle_sharing;
+#[cfg(all(test, not(any(loom, shuttle))))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};

@@ -70,7 +70,8 @@ mod tests {
 
     #[test]
     fn each_group_has_one_shard_and_both_directions_agree() {
-        for key_groups in [1u32, 2, 7, 64, 1000, 1024, 32_768] {
+        let all = [1u32, 2, 7, 64, 1000, 1024, 32_768];
+        for &key_groups in if cfg!(miri) { &all[..3] } else { &all } {
             for shards in (1..=17usize).chain([64, 255, 256]).filter(|&shards| shards as u32 <= key_groups) {
                 let mut next = 0;
                 for shard in 0..shards {

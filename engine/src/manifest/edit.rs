@@ -609,7 +609,7 @@ pub(super) mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(512))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 512 }))]
 
         #[test]
         fn encodes_and_decodes(edits in prop::collection::vec(any_edit(), 0..8)) {

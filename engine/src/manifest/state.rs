@@ -402,7 +402,7 @@ mod tests {
     proptest! {
         /// Random histories: whatever is accepted, its snapshot rebuilds the same state.
         #[test]
-        fn a_snapshot_rebuilds_the_state(steps in prop::collection::vec((0u8..9, 0u32..3, 0u64..12), 0..80)) {
+        fn a_snapshot_rebuilds_the_state(steps in prop::collection::vec((0u8..9, 0u32..3, 0u64..12), 0..if cfg!(miri) { 12 } else { 80 })) {
             let mut state = ManifestState::new(ShardId(3));
             for (step, ks, id) in steps {
                 let edit = match step {

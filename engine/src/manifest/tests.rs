@@ -88,9 +88,10 @@ fn concurrent_commits_take_turns() {
     life.run(async |volume| {
         let manifest = create(&volume).await;
         manifest.commit(vec![keyspace()]).await.unwrap();
-        let commits = (0..20).map(|id| manifest.commit(vec![add(id)]));
+        let count = if cfg!(miri) { 6 } else { 20 };
+        let commits = (0..count).map(|id| manifest.commit(vec![add(id)]));
         assert!(join_all(commits).await.into_iter().all(|commit| commit.is_ok()));
-        assert_eq!(found(&volume).await.unwrap().state.ssts().len(), 20);
+        assert_eq!(found(&volume).await.unwrap().state.ssts().len() as u64, count);
     })
     .unwrap();
 }
@@ -147,7 +148,7 @@ async fn crash_workload(volume: Volume, seed: u64, journal: Rc<RefCell<Journal>>
         manifest
     };
     manifest.set_rotate_bytes_min(30_000);
-    for _ in 0..60 {
+    for _ in 0..if cfg!(miri) { 8 } else { 60 } {
         let edits = random_edits(&mut random, &manifest.state());
         let mut next = manifest.state().clone();
         next.apply_all(&edits)?;
@@ -164,10 +165,10 @@ fn a_crash_anywhere_leaves_the_acknowledged_state_or_the_next() {
         let mut machine = Machine::new(seed);
         let journal = Rc::new(RefCell::new(Journal::default()));
         let mut random = Random::new(seed);
-        for life_number in 0..8 {
+        for life_number in 0..if cfg!(miri) { 3 } else { 8 } {
             machine.disk.restart();
             machine.generation += 1;
-            machine.disk.crash_at(Some(machine.disk.write_ops() + 1 + random.below(90)));
+            machine.disk.crash_at(Some(machine.disk.write_ops() + 1 + random.below(if cfg!(miri) { 12 } else { 90 })));
             let mut life = machine.start_without_restart();
             let seed = seed * 100 + life_number;
             life.run(async |volume| crash_workload(volume, seed, Rc::clone(&journal)).await);
@@ -184,7 +185,7 @@ fn a_damaged_root_page_has_a_twin_and_two_are_corruption() {
     life.run(async |volume| {
         let manifest = create(&volume).await;
         manifest.set_rotate_bytes_min(0);
-        for id in 0..20 {
+        for id in 0..if cfg!(miri) { 4 } else { 20 } {
             let edits = if id == 0 { vec![keyspace()] } else { vec![add(id)] };
             manifest.commit(edits).await.unwrap();
         }
@@ -227,7 +228,7 @@ fn every_flipped_bit_in_a_commit_that_is_not_the_last_is_corruption() {
             manifest.commit(vec![edit]).await.unwrap();
         }
         let start = volume.parts().offset(manifest.inner.log.borrow().head().extent);
-        for page in 0..4 {
+        for page in 0..if cfg!(miri) { 2 } else { 4 } {
             for at in (0..4096).step_by(if cfg!(miri) { 1500 } else { 61 }) {
                 machine.disk.flip_bit(start + page * 4096 + at, 5);
                 assert!(found(&volume).await.unwrap_err().is_corruption(), "page {page}, byte {at}");

@@ -264,7 +264,7 @@ mod tests {
         let first = arena.push(b"key", 7, [b"head", b"tail"]);
         let borrowed = arena.entry(first);
         let guard = arena.value_slice(first);
-        for i in 0..if cfg!(miri) { 300_u32 } else { 20_000 } {
+        for i in 0..if cfg!(miri) { 100_u32 } else { 20_000 } {
             let place = arena.push(&i.to_be_bytes(), u64::from(i), [&[i as u8; 100], b""]);
             assert_eq!(arena.entry(place).key, i.to_be_bytes());
             assert_eq!(arena.entry(place).trailer, u64::from(i));

@@ -60,7 +60,7 @@ fn check_order_and_seeks(table: &Rc<Memtable>, model: &Model, keyspace: Keyspace
     let mut cursor = table.cursor(keyspace);
     cursor.seek_first();
     assert_eq!(collect(&mut cursor, MemCursor::next), all);
-    for _ in 0..50 {
+    for _ in 0..if cfg!(miri) { 8 } else { 50 } {
         let (key, trailer) = (key(state, range), Trailer::new(SeqNo(random(state) % 4000), Kind::Put));
         let at = all.partition_point(|(k, t, _)| (k, Reverse(t)) < (&key, Reverse(&trailer)));
         cursor.seek(&key, trailer);
@@ -120,7 +120,7 @@ fn against_the_model(seed: u64, writes: u64, range: u64) {
 
 #[test]
 fn holds_what_a_sorted_map_holds() {
-    let (writes, rounds) = if cfg!(miri) { (60, 1) } else { (3000, 12) };
+    let (writes, rounds) = if cfg!(miri) { (40, 1) } else { (3000, 12) };
     for seed in 0..rounds {
         against_the_model(seed, writes, [40, 400, 4000, 1 << 40][seed as usize % 4]);
     }
@@ -196,7 +196,7 @@ fn replaced_versions_leave_one_entry_a_key_and_cursors_in_place() {
     let mut state = 1;
     let mut newest = BTreeMap::new();
     let mut cursor = table.cursor(KeyspaceId(1));
-    for seq in 1..if cfg!(miri) { 300 } else { 20_000 } {
+    for seq in 1..if cfg!(miri) { 100 } else { 20_000 } {
         let key = key(&mut state, 1000);
         table.insert(KeyspaceId(1), &key, Trailer::new(SeqNo(seq), Kind::Put), [&seq.to_le_bytes(), b""], SeqNo(0));
         newest.insert(key, seq);
@@ -219,16 +219,17 @@ fn replaced_versions_leave_one_entry_a_key_and_cursors_in_place() {
 fn a_reader_at_a_snapshot_keeps_its_versions_while_newer_ones_come_and_go() {
     let mut state = 3;
     let (table, mut model) = (Memtable::new(), Model::new());
-    let snapshot = ReadView { upper: SeqNo(2000), hole: None };
-    for seq in 1..if cfg!(miri) { 200 } else { 6000 } {
+    let at = if cfg!(miri) { 20 } else { 2000 };
+    let snapshot = ReadView { upper: SeqNo(at), hole: None };
+    for seq in 1..if cfg!(miri) { 60 } else { 6000 } {
         let key = key(&mut state, 200);
         let trailer = Trailer::new(SeqNo(seq), kind(seq));
-        let keep_above = if seq > 2000 { SeqNo(2000) } else { SeqNo(0) };
+        let keep_above = if seq > at { SeqNo(at) } else { SeqNo(0) };
         table.insert(KeyspaceId(1), &key, trailer, [&seq.to_le_bytes(), b""], keep_above);
         model.insert((KeyspaceId(1), key, Reverse(trailer)), seq.to_le_bytes().to_vec());
         let key = self::key(&mut state, 200);
         check_get(&table, &model, KeyspaceId(1), &key, &ReadView::LATEST);
-        if seq > 2000 {
+        if seq > at {
             check_get(&table, &model, KeyspaceId(1), &key, &snapshot);
         }
     }
@@ -291,7 +292,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 64 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_few_keys_come_out_in_order(keys in prop::collection::vec((prop::collection::vec(0_u8..2, 0..70), 0_u64..4), 0..200)) {
+    fn any_few_keys_come_out_in_order(keys in prop::collection::vec((prop::collection::vec(0_u8..2, 0..70), 0_u64..4), 0..if cfg!(miri) { 12 } else { 200 })) {
         let (table, mut model) = (Rc::new(Memtable::new()), Model::new());
         for (key, seq) in keys {
             let trailer = Trailer::new(SeqNo(seq), Kind::Put);

@@ -37,7 +37,7 @@ pub(crate) fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
 
 /// Whether every byte is zero.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| byte == 0)
+    bytes.chunks(64).all(|chunk| *chunk == [0; 64][..chunk.len()])
 }
 
 /// CRC32C over the volume's identity, the device offset at which `bytes` stand, and `bytes` themselves with the four bytes of the

@@ -198,7 +198,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_set(extents in 2u32..300, steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..400)) {
+        fn agrees_with_a_set(extents in 2u32..300, steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..if cfg!(miri) { 40 } else { 400 })) {
             let map = ExtentMap::new(extents);
             let mut taken = BTreeSet::new();
             for (allocate, index) in steps {

@@ -337,7 +337,7 @@ mod tests {
     fn every_flipped_byte_is_noticed() {
         let mut page = vec![0; SUPERBLOCK_BYTES];
         superblock().encode(0, &mut page);
-        for at in 0..page.len() {
+        for at in (0..page.len()).step_by(if cfg!(miri) { 499 } else { 1 }) {
             page[at] ^= 0x10;
             assert!(Superblock::decode(0, &page).is_err(), "byte {at}");
             page[at] ^= 0x10;
@@ -370,7 +370,7 @@ mod tests {
         #[test]
         fn encodes_and_decodes(
             volume: [u8; 16], generation in 1u64..1 << 24, page in 9u32..=16, extent in 16u32..=24, key_groups in 1u32..=65536,
-            roots in prop::collection::vec(1u32.., 0..=256), copy in 0usize..4,
+            roots in prop::collection::vec(1u32.., 0..=if cfg!(miri) { 8 } else { 256 }), copy in 0usize..4,
         ) {
             let roots = roots.into_iter().map(ExtentId).collect();
             let superblock =
@@ -381,7 +381,8 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), SUPERBLOCK_BYTES), magic: bool) {
+        fn arbitrary_bytes_never_panic(drawn in prop::collection::vec(any::<u8>(), if cfg!(miri) { 64 } else { SUPERBLOCK_BYTES }), magic: bool) {
+            let mut bytes = drawn.repeat(SUPERBLOCK_BYTES / drawn.len());
             if magic {
                 bytes[..8].copy_from_slice(&MAGIC);
                 put_u32(&mut bytes, VERSION_AT, VERSION);

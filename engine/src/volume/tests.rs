@@ -86,7 +86,7 @@ fn a_crash_in_a_superblock_write_leaves_the_old_or_the_new() {
             other => panic!("seed {seed}: {other:?}"),
         }
     }
-    assert!(outcomes.iter().all(|&count| count > 10), "{outcomes:?}");
+    assert!(cfg!(miri) || outcomes.iter().all(|&count| count > 10), "{outcomes:?}");
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_crash_in_creation_leaves_something_that_can_be_created_over() {
             Err(error) => panic!("seed {seed}: {error}"),
         }
     }
-    assert!(blank > 5 && refused < 50, "{blank} blank, {refused} refused");
+    assert!(cfg!(miri) || blank > 5 && refused < 50, "{blank} blank, {refused} refused");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn an_sst_reads_back_as_it_was_pushed() {
             volume.allocate_extent(Placement::Wal).await.unwrap(),
         ];
         volume.free_extents(vec![taken[0]]).await;
-        for count in [1, 15, 16, 17, 100] {
+        for &count in if cfg!(miri) { &[1, 17][..] } else { &[1, 15, 16, 17, 100] } {
             let bytes = pages(count as u64, count);
             let file = write_sst(&volume, &bytes).await.unwrap();
             file.retain();
@@ -304,13 +304,13 @@ fn a_failed_or_refused_sst_write_is_reported_and_frees_its_space() {
     let mut life = started(&mut machine);
     life.run(async |volume| {
         machine.disk.fail_next(OpKind::Write, 0..u64::MAX, 5, 1);
-        assert!(matches!(write_sst(&volume, &pages(1, 100)).await.unwrap_err(), Error::Io(_)));
+        assert!(matches!(write_sst(&volume, &pages(1, 40)).await.unwrap_err(), Error::Io(_)));
         volume.handle().sleep_us(10_000).await;
         volume.reclaim().await;
         assert_eq!(volume.parts().usage().0, 1);
 
         machine.disk.set_capacity(3 * EXTENT);
-        assert!(matches!(write_sst(&volume, &pages(1, 100)).await.unwrap_err(), Error::NoSpace(_)));
+        assert!(matches!(write_sst(&volume, &pages(1, 40)).await.unwrap_err(), Error::NoSpace(_)));
         volume.handle().sleep_us(10_000).await;
         volume.reclaim().await;
         assert_eq!(volume.parts().usage().0, 1);

@@ -1,4 +1,4 @@
-//! The baton with real executors and real threads.
+//! The baton with real executors and real threads: on a file through the ring, under Miri on a simulated disk.
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests fail by panics, and may sleep")]
 
@@ -8,16 +8,24 @@ use std::sync::{Arc, mpsc};
 use super::*;
 use crate::mailbox::{Sender, channel};
 use crate::{
-    Backend, Buffer, Class, Driving, ExecutorConfig, OpenMode, Placement, SharedDevice, WriteDurability, spawn_pinned,
+    Backend, Buffer, Class, Driving, ExecutorConfig, OpenMode, Placement, SharedDevice, SimClock, SimDisk, SimOptions,
+    WriteDurability, spawn_pinned,
 };
 
 type Request = (u64, Sender<u64>);
 
 /// A shard that writes and reads back a block for each request, then answers with twice its number.
-fn shard(folder: &std::path::Path) -> (Baton<Executor>, Sender<Request>) {
+fn shard() -> (Baton<Executor>, Sender<Request>, Option<tempfile::TempDir>) {
+    let (folder, backend, shared) = if cfg!(miri) {
+        let disk = SimDisk::new(1, SimOptions::default());
+        (None, Backend::Simulated(SimClock::new()), SharedDevice::simulated(disk))
+    } else {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = SharedDevice::open_file(&folder.path().join("volume"), OpenMode::Create).unwrap();
+        (Some(folder), Backend::Ring, shared)
+    };
     let config = ExecutorConfig { driving: Driving::Moving, ..ExecutorConfig::default() };
-    let executor = Executor::new(config, Backend::Ring).unwrap();
-    let shared = SharedDevice::open_file(&folder.join("volume"), OpenMode::Create).unwrap();
+    let executor = Executor::new(config, backend).unwrap();
     let handle = executor.handle();
     let device = handle.attach(&shared).unwrap();
     let (requests, mut receiver) = channel::<Request>(64);
@@ -40,7 +48,7 @@ fn shard(folder: &std::path::Path) -> (Baton<Executor>, Sender<Request>) {
         }
     });
     // SAFETY: all handles and the device are in the executor's own tasks, and its ring may move.
-    (unsafe { Baton::new(executor) }, requests)
+    (unsafe { Baton::new(executor) }, requests, folder)
 }
 
 async fn ask(requests: Sender<Request>, number: u64) -> u64 {
@@ -50,10 +58,9 @@ async fn ask(requests: Sender<Request>, number: u64) -> u64 {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn threads_that_come_and_go_are_all_served() {
-    let folder = tempfile::tempdir().unwrap();
-    let (baton, requests) = shard(folder.path());
+    let (rounds, callers, each) = if cfg!(miri) { (1, 2, 3) } else { (3, 4, 50) };
+    let (baton, requests, _folder) = shard();
     let baton = Arc::new(baton);
     let stop = Arc::new(AtomicBool::new(false));
     let background = {
@@ -68,12 +75,12 @@ fn threads_that_come_and_go_are_all_served() {
         .unwrap()
     };
     let served = Arc::new(AtomicU64::new(0));
-    for _ in 0..3 {
-        let threads: Vec<_> = (0..4u64)
+    for _ in 0..rounds {
+        let threads: Vec<_> = (0..callers)
             .map(|thread| {
                 let (baton, requests, served) = (Arc::clone(&baton), requests.clone(), Arc::clone(&served));
                 spawn_pinned("caller", None, move || {
-                    for index in 0..50 {
+                    for index in 0..each {
                         let number = thread * 1000 + index;
                         assert_eq!(baton.wait(ask(requests.clone(), number)), number * 2);
                         served.fetch_add(1, Ordering::Relaxed);
@@ -86,16 +93,14 @@ fn threads_that_come_and_go_are_all_served() {
     }
     stop.store(true, Ordering::Relaxed);
     background.join().unwrap();
-    assert_eq!(served.load(Ordering::Relaxed), 600);
+    assert_eq!(served.load(Ordering::Relaxed), rounds * callers * each);
     let executor = Arc::into_inner(baton).unwrap().into_inner().unwrap();
-    assert_eq!(executor.handle().io_stats().writes, 600);
+    assert_eq!(executor.handle().io_stats().writes, rounds * callers * each);
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn a_driver_that_is_parked_hears_its_future_woken_from_elsewhere() {
-    let folder = tempfile::tempdir().unwrap();
-    let (baton, _requests) = shard(folder.path());
+    let (baton, _requests, _folder) = shard();
     let (sender, mut receiver) = channel::<u32>(1);
     let thread = spawn_pinned("elsewhere", None, move || {
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -107,10 +112,8 @@ fn a_driver_that_is_parked_hears_its_future_woken_from_elsewhere() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn the_baton_is_not_taken_from_its_holder() {
-    let folder = tempfile::tempdir().unwrap();
-    let (baton, _requests) = shard(folder.path());
+    let (baton, _requests, _folder) = shard();
     let held = baton.hand.try_take().unwrap();
     assert!(baton.try_turn(&Budget::default()).is_none() && baton.drive(&Budget::default(), 0).is_none());
     drop(held);
@@ -144,10 +147,8 @@ fn a_panic_of_the_driver_reaches_all_who_wait() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "Miri has no io_uring")]
 fn a_closed_baton_gives_the_shard_back_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let (baton, requests) = shard(folder.path());
+    let (baton, requests, _folder) = shard();
     assert_eq!(baton.wait(ask(requests, 4)), 8);
     assert!(baton.close().is_some());
     assert!(baton.close().is_none() && baton.try_turn(&Budget::default()).is_none());

@@ -130,7 +130,8 @@ impl Executor {
                     (Some(target), Clock::Simulated(clock)) => clock.advance_to(target),
                     #[cfg(any(loom, shuttle))]
                     (None, _) => self.core.remote.sleep(),
-                    _ => {}
+                    // Only another thread can have something: one that Miri does not run until this one lets it.
+                    _ => std::hint::spin_loop(),
                 }
             }
         }

@@ -108,18 +108,19 @@ mod tests {
     fn a_schedule_seed_shuffles_what_has_no_order_and_without_one_it_is_first_in_first_out() {
         let fifo: Vec<u64> = (0..20).collect();
         assert_eq!(order_of(None), (fifo.clone(), fifo.clone(), 19));
-        let (tasks, timers, _) = order_of(Some(1));
+        // Few under Miri: an order of twenty is another for each seed, but the last write may be the same.
+        let seeds = if cfg!(miri) { 2 } else { 30 };
+        let orders: Vec<Orders> = (0..seeds).map(|seed| order_of(Some(seed))).collect();
+        let distinct = |part: fn(&Orders) -> Vec<u64>| orders.iter().map(part).collect::<BTreeSet<_>>().len() as u64;
+        assert_eq!((distinct(|order| order.0.clone()), distinct(|order| order.1.clone())), (seeds, seeds));
+        assert_eq!(orders[1], order_of(Some(1)));
+        let (tasks, timers, _) = orders[1].clone();
         for mut order in [tasks, timers] {
             assert_ne!(order, fifo);
             order.sort_unstable();
             assert_eq!(order, fifo);
         }
-        assert_eq!(order_of(Some(1)), order_of(Some(1)));
-        let distinct = |part: fn(Orders) -> Vec<u64>| {
-            (0..30).map(|seed| part(order_of(Some(seed)))).collect::<BTreeSet<_>>().len()
-        };
-        assert_eq!((distinct(|order| order.0), distinct(|order| order.1)), (30, 30));
-        assert!(distinct(|order| vec![order.2]) > 10, "writes due at one time land in any order");
+        assert!(cfg!(miri) || distinct(|order| vec![order.2]) > 10, "writes due at one time land in any order");
         let disk = SimDisk::new(1, SimOptions::default());
         assert_ne!(disk.schedule_seed(), disk.schedule_seed());
     }

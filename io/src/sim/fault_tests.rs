@@ -10,6 +10,11 @@ use crate::*;
 const BLOCK: usize = 4096;
 const SECTOR: usize = 512;
 
+/// Of so many seeds, how many are run: all, but few under Miri, where how often something happens is not looked at.
+fn seeds(all: u64) -> u64 {
+    if cfg!(miri) { 2 + all / 100 } else { all }
+}
+
 /// A disk with eight blocks of ones on stable storage, and then these faults.
 fn disk_with(seed: u64, faults: SimFaults) -> SimDisk {
     let disk = SimDisk::new(seed, SimOptions::default());
@@ -102,7 +107,7 @@ fn errors_hit_their_kind_of_operation_and_end_with_heal() {
 #[test]
 fn a_failed_write_leaves_any_of_its_blocks_and_one_without_space_none() {
     let mut outcomes = BTreeSet::new();
-    for seed in 0..200 {
+    for seed in 0..seeds(200) {
         let disk = disk_with(seed, SimFaults { write_error_chance: 1.0, ..SimFaults::default() });
         run(&disk, async |device| write(&device, 0..3, 2, WriteDurability::Durable).await.unwrap_err());
         outcomes.insert([0, 1, 2].map(|index| block(&disk, index)[0]));
@@ -111,13 +116,13 @@ fn a_failed_write_leaves_any_of_its_blocks_and_one_without_space_none() {
         run(&disk, async |device| write(&device, 0..3, 2, WriteDurability::Cached).await.unwrap_err());
         assert_eq!(block(&disk, 0)[0], 1);
     }
-    assert_eq!(outcomes.len(), 8, "{outcomes:?}");
+    assert!(cfg!(miri) || outcomes.len() == 8, "{outcomes:?}");
 }
 
 #[test]
 fn what_a_failed_flush_strands_is_seen_until_a_crash_whatever_later_flushes_say() {
     let mut taken_back = 0;
-    for seed in 0..50 {
+    for seed in 0..seeds(50) {
         let disk = disk_with(seed, SimFaults::default());
         run(&disk, async |device| {
             write(&device, 0..4, 2, WriteDurability::Cached).await.unwrap();
@@ -134,7 +139,7 @@ fn what_a_failed_flush_strands_is_seen_until_a_crash_whatever_later_flushes_say(
         }
         assert!(disk.atlas().is_empty(), "it was told");
     }
-    assert!((50..150).contains(&taken_back), "{taken_back} of 200");
+    assert!(cfg!(miri) || (50..150).contains(&taken_back), "{taken_back} of 200");
     // Rewritten and flushed, it is durable.
     let disk = disk_with(3, SimFaults { flush_error_chance: 1.0, ..SimFaults::default() });
     run(&disk, async |device| {
@@ -178,7 +183,7 @@ fn an_unreadable_block_is_damage_until_it_is_rewritten_or_the_rewriting_is_undon
         assert!(damaged(&disk).is_empty());
     });
     let mut undone = 0;
-    for seed in 0..40 {
+    for seed in 0..seeds(40) {
         let disk = disk_with(seed, SimFaults::default());
         disk.make_unreadable(2 * BLOCK as u64);
         run(&disk, async |device| {
@@ -189,7 +194,7 @@ fn an_unreadable_block_is_damage_until_it_is_rewritten_or_the_rewriting_is_undon
         assert_eq!(!damaged(&disk).is_empty(), block(&disk, 2) == [1; BLOCK]);
         undone += damaged(&disk).len();
     }
-    assert!(undone > 5);
+    assert!(cfg!(miri) || undone > 5);
 }
 
 #[test]
@@ -211,7 +216,7 @@ fn an_unwritable_block_refuses_for_ever() {
 #[test]
 fn a_lost_write_keeps_old_content_and_healing_shows_the_new() {
     let mut outcomes = BTreeSet::new();
-    for seed in 0..50 {
+    for seed in 0..seeds(50) {
         let disk = disk_with(seed, SimFaults { lost_write_chance: 1.0, ..SimFaults::default() });
         run(&disk, async |device| write(&device, 0..2, 2, WriteDurability::Durable).await.unwrap());
         let seen = [0, 1].map(|index| block(&disk, index)[0]);
@@ -224,13 +229,14 @@ fn a_lost_write_keeps_old_content_and_healing_shows_the_new() {
         assert_eq!(disk.read_raw(0, 2 * BLOCK as u64), [2; 2 * BLOCK]);
         assert!(damaged(&disk).is_empty());
     }
-    assert_eq!(outcomes, BTreeSet::from([[1, 1], [1, 2], [2, 1]]));
+    let all = BTreeSet::from([[1, 1], [1, 2], [2, 1]]);
+    assert!(outcomes == all || cfg!(miri) && outcomes.is_subset(&all), "{outcomes:?}");
 }
 
 #[test]
 fn a_misdirected_write_damages_two_places() {
     let mut distances = BTreeSet::new();
-    for seed in 0..100 {
+    for seed in 0..seeds(100) {
         let disk = disk_with(seed, SimFaults { misdirected_write_chance: 1.0, ..SimFaults::default() });
         run(&disk, async |device| write(&device, 3..4, 2, WriteDurability::Cached).await.unwrap());
         assert_eq!(block(&disk, 3), [1; BLOCK]);
@@ -244,13 +250,14 @@ fn a_misdirected_write_damages_two_places() {
         let pristine = if stray.0 < 8 { 1 } else { 0 };
         assert_eq!((block(&disk, 3), block(&disk, stray.0)), (vec![2; BLOCK], vec![pristine; BLOCK]));
     }
-    assert!(distances.first() == Some(&1) && distances.last() > Some(&100), "near and far: {distances:?}");
+    let near_and_far = distances.first() == Some(&1) && distances.last() > Some(&100);
+    assert!(cfg!(miri) || near_and_far, "{distances:?}");
 }
 
 #[test]
 fn rot_stays_until_it_is_rewritten_and_a_crash_that_undoes_the_rewriting_brings_it_back() {
     let mut came_back = 0;
-    for seed in 0..60 {
+    for seed in 0..seeds(60) {
         let disk = disk_with(seed, SimFaults { bit_rot_chance: 1.0, ..SimFaults::default() });
         run(&disk, async |device| {
             write(&device, 0..1, 2, WriteDurability::Durable).await.unwrap();
@@ -271,7 +278,7 @@ fn rot_stays_until_it_is_rewritten_and_a_crash_that_undoes_the_rewriting_brings_
         healed.heal();
         assert!(damaged(&disk).is_empty());
     }
-    assert!(came_back > 10, "{came_back}");
+    assert!(cfg!(miri) || came_back > 10, "{came_back}");
     let disk = disk_with(1, SimFaults::default());
     disk.rot(5 * BLOCK as u64 + 7);
     assert_eq!(damaged(&disk), [(5, "bit rot")]);
@@ -280,7 +287,7 @@ fn rot_stays_until_it_is_rewritten_and_a_crash_that_undoes_the_rewriting_brings_
 #[test]
 fn a_lost_flush_is_noticed_at_the_next_crash_unless_a_true_one_follows() {
     let mut taken_back = 0;
-    for (seed, follows) in (0..60).flat_map(|seed| [(seed, false), (seed, true)]) {
+    for (seed, follows) in (0..seeds(60)).flat_map(|seed| [(seed, false), (seed, true)]) {
         let disk = disk_with(seed, SimFaults { lost_flush_chance: 1.0, ..SimFaults::default() });
         run(&disk, async |device| {
             write(&device, 0..2, 2, WriteDurability::Cached).await.unwrap();
@@ -301,7 +308,7 @@ fn a_lost_flush_is_noticed_at_the_next_crash_unless_a_true_one_follows() {
         disk.heal();
         assert_eq!(disk.read_raw(0, 2 * BLOCK as u64), [2; 2 * BLOCK]);
     }
-    assert!((30..90).contains(&taken_back), "{taken_back} of 120");
+    assert!(cfg!(miri) || (30..90).contains(&taken_back), "{taken_back} of 120");
 }
 
 #[test]
@@ -309,7 +316,7 @@ fn crashes_leave_whole_old_torn_or_garbled_blocks_and_never_tear_a_sector() {
     for (logical_block_bytes, torn_blocks) in [(4096, true), (4096, false), (512, true)] {
         let options = || SimOptions { logical_block_bytes, torn_blocks, ..SimOptions::default() };
         let mut totals = std::collections::BTreeMap::new();
-        for seed in 0..300 {
+        for seed in 0..seeds(300) {
             let disk = SimDisk::new(seed, options());
             run(&disk, async |device| {
                 device.allocate(0, 1 << 20).await.unwrap();
@@ -324,9 +331,10 @@ fn crashes_leave_whole_old_torn_or_garbled_blocks_and_never_tear_a_sector() {
             disk.fault_counts().into_iter().for_each(|(kind, count)| *totals.entry(kind).or_insert(0) += count);
         }
         let has_torn = totals.contains_key("crash: block torn");
-        assert_eq!(has_torn, logical_block_bytes == 4096 && torn_blocks);
+        let may_tear = logical_block_bytes == 4096 && torn_blocks;
+        assert!(has_torn == may_tear || cfg!(miri) && !has_torn);
         for kind in ["crash: block survives", "crash: block is old", "crash: block garbled", "crash: size is old"] {
-            assert!(totals[kind] > 3, "{kind}: {totals:?}");
+            assert!(cfg!(miri) || totals[kind] > 3, "{kind}: {totals:?}");
         }
     }
 }
@@ -359,14 +367,15 @@ fn exponential_latency_has_the_mean_of_its_range_and_a_long_tail() {
     let mut executor = Executor::new(ExecutorConfig::default(), Backend::Simulated(clock.clone())).unwrap();
     let device = executor.handle().attach(&SharedDevice::simulated(disk)).unwrap();
     let (mut total, mut longest) = (0, 0);
-    for _ in 0..4000 {
+    let draws = if cfg!(miri) { 40 } else { 4000 };
+    for _ in 0..draws {
         let before = clock.now_us();
         executor.block_on(device.flush()).unwrap();
         total += clock.now_us() - before;
         longest = longest.max(clock.now_us() - before);
     }
-    assert!((90..110).contains(&(total / 4000)), "mean {}", total / 4000);
-    assert!(longest > 500, "{longest}");
+    assert!(cfg!(miri) || (90..110).contains(&(total / draws)), "mean {}", total / draws);
+    assert!(longest > if cfg!(miri) { 100 } else { 500 }, "{longest}");
 }
 
 #[test]
@@ -393,7 +402,7 @@ fn one_seed_gives_one_trace_and_one_atlas_with_all_faults_at_once() {
             },
         );
         run(&disk, async |device| {
-            for index in 0..100 {
+            for index in 0..if cfg!(miri) { 15 } else { 100 } {
                 let _ = write(&device, index % 20..index % 20 + 3, index as u8, WriteDurability::Cached).await;
                 let _ = read(&device, index % 7).await;
                 let _ = device.flush().await;
@@ -406,7 +415,7 @@ fn one_seed_gives_one_trace_and_one_atlas_with_all_faults_at_once() {
         assert!(disk.fault_counts().keys().all(|kind| SIM_FAULT_KINDS.contains(kind)));
         (disk.trace_hash(), disk.snapshot(), damaged, disk.fault_counts())
     };
-    for seed in 0..5 {
+    for seed in 0..if cfg!(miri) { 1 } else { 5 } {
         assert_eq!(storm(seed), storm(seed));
         assert_ne!(storm(seed).0, storm(seed + 1).0);
     }

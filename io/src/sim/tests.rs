@@ -9,6 +9,11 @@ use crate::*;
 
 const BLOCK: usize = 4096;
 
+/// Of so many seeds, how many are run: all, but few under Miri, where how often something happens is not looked at.
+fn seeds(all: u64) -> u64 {
+    if cfg!(miri) { 2 + all / 100 } else { all }
+}
+
 fn disk(seed: u64) -> SimDisk {
     SimDisk::new(seed, SimOptions::default())
 }
@@ -32,7 +37,7 @@ fn block(disk: &SimDisk, index: u64) -> Vec<u8> {
 
 #[test]
 fn what_was_flushed_or_durable_survives_every_crash() {
-    for seed in 0..200 {
+    for seed in 0..seeds(200) {
         let disk = disk(seed);
         run(&disk, |device| async move {
             device.allocate(0, 1 << 20).await.unwrap();
@@ -52,7 +57,7 @@ fn what_was_flushed_or_durable_survives_every_crash() {
 #[test]
 fn what_was_not_flushed_survives_old_new_or_torn() {
     let mut outcomes = BTreeSet::new();
-    for seed in 0..200 {
+    for seed in 0..seeds(200) {
         let disk = disk(seed);
         run(&disk, |device| async move {
             device.allocate(0, 1 << 20).await.unwrap();
@@ -70,13 +75,13 @@ fn what_was_not_flushed_survives_old_new_or_torn() {
         };
         outcomes.insert((kind(&block(&disk, 0)), kind(&block(&disk, 1))));
     }
-    assert_eq!(outcomes.len(), 9, "blocks are independent: {outcomes:?}");
+    assert!(cfg!(miri) || outcomes.len() == 9, "blocks are independent: {outcomes:?}");
 }
 
 #[test]
 fn a_flush_does_not_cover_writes_that_complete_after_its_submission() {
     let mut lost = 0;
-    for seed in 0..200 {
+    for seed in 0..seeds(200) {
         let disk = disk(seed);
         run(&disk, |device| async move {
             device.allocate(0, 1 << 20).await.unwrap();
@@ -91,13 +96,13 @@ fn a_flush_does_not_cover_writes_that_complete_after_its_submission() {
         disk.crash();
         lost += u32::from(block(&disk, 0) != [1; BLOCK]);
     }
-    assert!(lost > 50, "{lost}");
+    assert!(cfg!(miri) || lost > 50, "{lost}");
 }
 
 #[test]
 fn overlapping_writes_land_in_either_order() {
     let mut winners = BTreeSet::new();
-    for seed in 0..50 {
+    for seed in 0..seeds(50) {
         let disk = disk(seed);
         run(&disk, |device| async move {
             device.allocate(0, 1 << 20).await.unwrap();
@@ -112,13 +117,14 @@ fn overlapping_writes_land_in_either_order() {
         });
         winners.insert(block(&disk, 0)[0]);
     }
-    assert_eq!(winners, BTreeSet::from([1, 2]));
+    let both = BTreeSet::from([1, 2]);
+    assert!(winners == both || cfg!(miri) && winners.is_subset(&both), "{winners:?}");
 }
 
 #[test]
 fn an_unflushed_size_may_be_lost_and_a_durable_write_keeps_it() {
     let mut sizes = BTreeSet::new();
-    for seed in 0..50 {
+    for seed in 0..seeds(50) {
         let disk = disk(seed);
         run(&disk, |device| async move {
             device.allocate(0, 8192).await.unwrap();
@@ -135,7 +141,8 @@ fn an_unflushed_size_may_be_lost_and_a_durable_write_keeps_it() {
         other.crash();
         assert_eq!(other.len_bytes(), 16384);
     }
-    assert_eq!(sizes, BTreeSet::from([8192, 16384]));
+    let both = BTreeSet::from([8192, 16384]);
+    assert!(sizes == both || cfg!(miri) && sizes.is_subset(&both), "{sizes:?}");
 }
 
 #[test]
@@ -192,7 +199,7 @@ fn the_power_fails_at_or_behind_a_discard() {
 #[test]
 fn a_crash_may_leave_any_part_of_a_write_in_flight() {
     let mut outcomes = BTreeSet::new();
-    for seed in 0..100 {
+    for seed in 0..seeds(100) {
         let disk = disk(seed);
         disk.crash_at(Some(2));
         run(&disk, |device| async move {
@@ -205,7 +212,7 @@ fn a_crash_may_leave_any_part_of_a_write_in_flight() {
         let whole = |index| block(&disk, index) == [1; BLOCK];
         outcomes.insert((whole(0), whole(1)));
     }
-    assert_eq!(outcomes.len(), 4);
+    assert!(cfg!(miri) || outcomes.len() == 4, "{outcomes:?}");
 }
 
 #[test]

@@ -204,7 +204,7 @@ mod tests {
             1 => (0..3u16).prop_map(Step::Forget),
             3 => Just(Step::PopFirst),
         ];
-        prop::collection::vec(step, 1..600)
+        prop::collection::vec(step, 1..if cfg!(miri) { 40 } else { 600 })
     }
 
     fn fill_all(heads: &mut Heads, store: &BTreeSet<(u16, u16)>) {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 64 }))]
         #[test]
         fn first_is_the_earliest_stored_timer(steps in steps()) {
             let mut store = BTreeSet::new();
@@ -257,7 +257,7 @@ mod tests {
         }
 
         #[test]
-        fn memory_is_bounded(times in prop::collection::vec(any::<u32>(), 0..500)) {
+        fn memory_is_bounded(times in prop::collection::vec(any::<u32>(), 0..if cfg!(miri) { 30 } else { 500 })) {
             let mut heads = Heads::new(0..1);
             heads.fill(KeyGroup(0), Vec::new(), true);
             for time in times {

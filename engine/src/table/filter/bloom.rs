@@ -92,13 +92,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_key_is_excluded_whatever_the_bits(hashes: Vec<u64>, bits in 1u32..=32, large: bool) {
+        fn no_key_is_excluded_whatever_the_bits(hashes in prop::collection::vec(any::<u64>(), 0..100), bits in 1u32..=32, large: bool) {
             let page = build(&hashes, if large { 4096 } else { 512 }, bits);
             prop_assert!(hashes.iter().all(|&hash| filter_may_contain(&page, hash)));
         }
 
         #[test]
-        fn any_bytes_answer(bytes in prop::collection::vec(any::<u8>(), 0..600), hash: u64) {
+        fn any_bytes_answer(bytes in prop::collection::vec(any::<u8>(), 0..if cfg!(miri) { 80 } else { 600 }), hash: u64) {
             std::hint::black_box(filter_may_contain(&bytes, hash));
         }
     }
@@ -124,13 +124,14 @@ mod tests {
     #[test]
     fn every_key_put_in_is_found() {
         for page_bytes in [512, 4096, 65536] {
-            let hashes = hashes(7, 3000);
+            let hashes = hashes(7, if cfg!(miri) { 100 } else { 3000 });
             let page = build(&hashes, page_bytes, 10);
             assert!(hashes.iter().all(|&hash| filter_may_contain(&page, hash)));
         }
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "statistics over many hashes")]
     fn false_positives_are_as_few_as_the_bits_allow() {
         let rates = [4, 8, 10, 16, 20].map(|bits| false_positive_rate(bits, 4096));
         println!("false positive rates at 4, 8, 10, 16, 20 bits: {rates:?}");
