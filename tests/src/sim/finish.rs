@@ -34,9 +34,8 @@ impl World {
         }
         {
             let mut oracle = self.oracle.lock();
-            let (writes, cells) = (oracle.journal.all_applied(), oracle.cells.applied());
-            oracle.journal.acknowledge(writes);
-            oracle.cells.synced(cells);
+            let applied = oracle.applied();
+            oracle.acknowledge(applied);
         }
         self.read_only(&way);
         for _ in 0..2 {

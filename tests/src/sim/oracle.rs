@@ -33,6 +33,12 @@ pub(crate) struct Pending {
     now_ms: u64,
 }
 
+/// The writes that had been answered at some moment.
+pub(crate) struct Applied {
+    writes: BTreeSet<WriteId>,
+    cells: Vec<(CellId, usize)>,
+}
+
 /// What one simulation knows.
 pub(crate) struct Oracle {
     pub(crate) contract: Contract,
@@ -52,6 +58,8 @@ pub(crate) struct Oracle {
     damage: BTreeMap<u64, Damage>,
     /// Since the last comparison the volume was opened while a log's block was damaged: what was acknowledged may be gone.
     pub(crate) log_was_damaged: bool,
+    /// Somebody has begun to close the engine.
+    pub(crate) closing: bool,
     /// Names checkpoints and the like.
     counter: u64,
     disk: SimDisk,
@@ -75,6 +83,7 @@ impl SharedOracle {
             excuses_before: 0,
             damage: BTreeMap::new(),
             log_was_damaged: false,
+            closing: false,
             counter: 0,
             disk,
         })))
@@ -95,6 +104,17 @@ impl Oracle {
     pub(crate) fn apply(&mut self, shard: usize, id: WriteId) {
         self.journal.apply(shard, id);
         self.typed.apply(id);
+    }
+
+    /// What has been answered by now, to be acknowledged later.
+    pub(crate) fn applied(&self) -> Applied {
+        Applied { writes: self.journal.all_applied(), cells: self.cells.applied() }
+    }
+
+    /// What had been answered then is durable.
+    pub(crate) fn acknowledge(&mut self, applied: Applied) {
+        self.journal.acknowledge(applied.writes);
+        self.cells.synced(applied.cells);
     }
 
     /// Whether an operation may fail with this error.
@@ -121,6 +141,7 @@ impl Oracle {
             Error::NotFound(_) if self.log_was_damaged => Ok(()),
             Error::NotAVolume { .. } | Error::Version { .. } => self.is_damaged(Some(0)),
             _ if self.disk.crashed() => Ok(()),
+            Error::Closed if self.closing => Ok(()),
             Error::Closed | Error::Busy(_) => Err("nobody has closed it".into()),
             Error::NoSpace(_) if self.lacked_space() => Ok(()),
             Error::NoSpace(_) => Err("there is space".into()),
@@ -183,6 +204,7 @@ impl Oracle {
     /// A life begins: from now on errors need a new excuse.
     pub(crate) fn begin_life(&mut self) {
         self.excuses_before = self.excuses();
+        self.closing = false;
     }
 
     /// The volume is about to be opened: remembers whether its logs are damaged.

@@ -12,7 +12,7 @@ use siltstone_io::Random;
 
 use super::cells::{CellId, Version};
 use super::oracle::SharedOracle;
-use super::plan::{CELL_SPACES, SPACES};
+use super::plan::{CELL_SPACES, Contract, SPACES};
 use super::tally::Tally;
 use super::typed::{States, TypedPlan};
 
@@ -93,6 +93,21 @@ impl Shift {
 
     pub(crate) fn has_log(&self) -> bool {
         self.durability != Durability::Checkpoint
+    }
+
+    /// Closes the engine: what was answered before is durable then, where the device is sound. (One that fails may keep a close from writing what
+    /// is left.)
+    pub(crate) async fn close(&self) {
+        let applied = {
+            let mut oracle = self.oracle.lock();
+            oracle.closing = true;
+            oracle.applied()
+        };
+        let closed = self.engine.close().await;
+        let mut oracle = self.oracle.lock();
+        if closed.is_ok() && oracle.contract == Contract::Crash && self.has_log() {
+            oracle.acknowledge(applied);
+        }
     }
 
     /// Raises the watermark of all shards.
@@ -348,28 +363,18 @@ impl Client {
     }
 
     async fn sync(&mut self) {
-        let applied = {
-            let oracle = self.shift.oracle.lock();
-            (oracle.journal.all_applied(), oracle.cells.applied())
-        };
-        let synced = self.shift.engine.sync().await;
-        if self.shift.seen("sync", synced).is_some() && self.shift.has_log() {
-            let mut oracle = self.shift.oracle.lock();
-            oracle.journal.acknowledge(applied.0);
-            oracle.cells.synced(applied.1);
+        let applied = self.shift.oracle.lock().applied();
+        let result = self.shift.engine.sync().await;
+        if self.shift.seen("sync", result).is_some() && self.shift.has_log() {
+            self.shift.oracle.lock().acknowledge(applied);
         }
     }
 
     async fn flush(&mut self) {
-        let applied = {
-            let oracle = self.shift.oracle.lock();
-            (oracle.journal.all_applied(), oracle.cells.applied())
-        };
-        let flushed = self.shift.engine.flush().await;
-        if self.shift.seen("flush", flushed).is_some() && self.shift.has_log() {
-            let mut oracle = self.shift.oracle.lock();
-            oracle.journal.acknowledge(applied.0);
-            oracle.cells.synced(applied.1);
+        let applied = self.shift.oracle.lock().applied();
+        let result = self.shift.engine.flush().await;
+        if self.shift.seen("flush", result).is_some() && self.shift.has_log() {
+            self.shift.oracle.lock().acknowledge(applied);
         }
     }
 

@@ -81,15 +81,14 @@ impl World {
         let Some(node) = self.recover(&way, true) else { return };
         self.tell(|| format!("life {} begins", self.lives));
         self.plan_crash();
-        let ended = self.work(&node, &way);
+        let shift = self.shift(&node, &way);
+        let ended = self.work(&node, &shift);
         self.simulation.disk.set_capacity(ROOMY);
         self.tell(|| format!("work has ended: {ended}"));
-        let ended = ended && self.audit_at_rest(&node).is_ok();
-        if ended && !self.simulation.disk.crashed() && self.random.chance(0.5) {
-            self.close(node, &way);
-        } else {
-            drop(node);
+        if ended && self.audit_at_rest(&node).is_ok() && self.random.chance(0.6) {
+            self.close(&node, &shift);
         }
+        drop((shift, node));
         self.end_of_process();
     }
 
@@ -105,17 +104,16 @@ impl World {
     }
 
     /// Rounds of many clients; whether the power lasted.
-    fn work(&mut self, node: &Node, way: &Way) -> bool {
-        let shift = self.shift(node, way);
+    fn work(&mut self, node: &Node, shift: &Shift) -> bool {
         for _ in 0..self.plan.rounds {
             let steps = self.plan.steps;
             self.fill_disk();
-            if node.try_run(shift.tell_time()).is_err() || self.round(node, &shift, steps).is_err() {
+            if node.try_run(shift.tell_time()).is_err() || self.round(node, shift, steps).is_err() {
                 return false;
             }
             // Space comes back, and what waits for it goes on.
             self.simulation.disk.set_capacity(ROOMY);
-            if self.compare(node, &shift).is_err() {
+            if self.compare(node, shift).is_err() {
                 return false;
             }
             self.oracle.lock().now_ms += self.random.below(400);
@@ -138,12 +136,37 @@ impl World {
     }
 
     pub(super) fn round(&mut self, node: &Node, shift: &Shift, steps: u32) -> std::result::Result<(), crate::Crashed> {
+        let clients = self.clients(shift, steps);
+        node.try_run(clients)
+    }
+
+    fn clients(&mut self, shift: &Shift, steps: u32) -> Clients {
         let mut clients = Clients::new(Random::new(self.random.next_u64()));
         for number in 0..self.plan.clients {
             let client = Client::new(shift.clone(), number as u8, Random::new(self.random.next_u64()));
             clients.add(client.run(steps));
         }
-        node.try_run(clients)
+        clients
+    }
+
+    /// Closes the engine, often while clients are in the middle of their work, whose operations then end with that. The power may fail meanwhile.
+    fn close(&mut self, node: &Node, shift: &Shift) {
+        let mut clients = Clients::new(Random::new(self.random.next_u64()));
+        let mut patience = 0;
+        if self.random.chance(0.5) && node.try_run(shift.tell_time()).is_ok() {
+            clients = self.clients(shift, self.plan.steps / 2);
+            patience = self.random.below(60);
+            self.tally.borrow_mut().count("closed under load");
+        }
+        let closer = shift.clone();
+        clients.add(async move {
+            for _ in 0..patience {
+                let stats = closer.engine.stats_by_shard().await;
+                closer.seen("stats", stats);
+            }
+            closer.close().await;
+        });
+        let _ = node.try_run(clients);
     }
 
     /// Between rounds nothing is in flight: everything is as the oracle says.
@@ -169,21 +192,6 @@ impl World {
             found.cells.iter().filter(|(id, value)| !oracle.was_written(id, value)).map(|(id, _)| id).collect();
         assert!(strange.is_empty(), "cells {strange:?} are there that were never written");
         Ok(())
-    }
-
-    fn close(&mut self, node: Node, way: &Way) {
-        let applied = {
-            let oracle = self.oracle.lock();
-            (oracle.journal.all_applied(), oracle.cells.applied())
-        };
-        let closed = node.close();
-        // A device that fails may keep a close from writing what is left.
-        let sound = closed.is_ok() && !self.simulation.disk.crashed() && self.plan.contract == Contract::Crash;
-        if sound && way.durability != Durability::Checkpoint {
-            let mut oracle = self.oracle.lock();
-            oracle.journal.acknowledge(applied.0);
-            oracle.cells.synced(applied.1);
-        }
     }
 
     fn tell(&self, what: impl FnOnce() -> String) {
