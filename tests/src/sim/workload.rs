@@ -95,6 +95,35 @@ impl Shift {
         self.durability != Durability::Checkpoint
     }
 
+    /// Opens a barrier at once, unless a checkpoint is under way. The future waits for the checkpoint.
+    pub(crate) fn checkpoint(&self) -> impl Future<Output = ()> + use<> {
+        let shift = self.clone();
+        let begun = (!shift.checkpoint_busy.replace(true)).then(|| {
+            let name = {
+                let mut oracle = shift.oracle.lock();
+                let name = format!("checkpoint {}", oracle.next());
+                oracle.barrier(name.clone(), shift.retained);
+                name
+            };
+            let checkpoint = shift.engine.checkpoint(&name, name.clone().into_bytes());
+            (name, checkpoint)
+        });
+        async move {
+            let Some((name, checkpoint)) = begun else { return };
+            let result = checkpoint.await;
+            if let Err(Error::Busy(_)) = result {
+                // One that failed for want of space is under way until there is space again. Then the barrier has not opened.
+                let mut oracle = shift.oracle.lock();
+                assert!(oracle.lacked_space(), "a checkpoint is refused where none is under way");
+                oracle.no_barrier();
+            } else if let Some(info) = shift.seen("checkpoint", result) {
+                assert_eq!((&info.name, &info.bytes[..]), (&name, name.as_bytes()));
+                shift.oracle.lock().complete(shift.durability, shift.retained);
+            }
+            shift.checkpoint_busy.set(false);
+        }
+    }
+
     /// Closes the engine: what was answered before is durable then, where the device is sound. (One that fails may keep a close from writing what
     /// is left.)
     pub(crate) async fn close(&self) {
@@ -156,7 +185,7 @@ impl Client {
             870..885 => self.flush().await,
             885..890 => self.compact().await,
             890..900 => self.stats().await,
-            900..930 => self.checkpoint().await,
+            900..930 => self.shift.checkpoint().await,
             930..940 => self.drop_checkpoint().await,
             940..945 => self.create_keyspace().await,
             945..960 => self.take_snapshot().await,
@@ -392,30 +421,6 @@ impl Client {
         self.shift.seen("stats", all);
         let listed = self.shift.engine.checkpoints().await;
         self.shift.seen("checkpoints", listed);
-    }
-
-    /// Opens a barrier, and waits for the checkpoint beside the other clients.
-    async fn checkpoint(&mut self) {
-        if self.shift.checkpoint_busy.replace(true) {
-            return;
-        }
-        let name = format!("checkpoint {}", self.shift.oracle.lock().next());
-        let bytes = name.clone().into_bytes();
-        self.shift.oracle.lock().barrier(name.clone(), self.shift.retained);
-        let result = self.shift.engine.checkpoint(&name, bytes.clone()).await;
-        if let Err(Error::Busy(_)) = result {
-            // One that failed for want of space is under way until there is space again. Then the barrier has not opened.
-            let mut oracle = self.shift.oracle.lock();
-            assert!(oracle.lacked_space(), "a checkpoint is refused where none is under way");
-            oracle.no_barrier();
-            self.shift.checkpoint_busy.set(false);
-            return;
-        }
-        if let Some(info) = self.shift.seen("checkpoint", result) {
-            assert_eq!((&info.name, &info.bytes), (&name, &bytes));
-            self.shift.oracle.lock().complete(self.shift.durability, self.shift.retained);
-        }
-        self.shift.checkpoint_busy.set(false);
     }
 
     async fn drop_checkpoint(&mut self) {

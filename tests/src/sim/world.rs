@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use futures_util::future::join;
 use siltstone::{Durability, Engine, Error, Restore, Result, ScanRange};
 use siltstone_io::{Random, SimFaults};
 
@@ -116,9 +117,21 @@ impl World {
             if self.compare(node, shift).is_err() {
                 return false;
             }
-            self.oracle.lock().now_ms += self.random.below(400);
+            if self.let_time_pass(node, shift).is_err() {
+                return false;
+            }
         }
         true
+    }
+
+    /// Event time goes on, at times just behind a barrier: what was live at the cut may expire before it has been written out.
+    fn let_time_pass(&mut self, node: &Node, shift: &Shift) -> std::result::Result<(), crate::Crashed> {
+        let checkpoint = self.random.chance(0.3).then(|| shift.checkpoint());
+        self.oracle.lock().now_ms += self.random.below(400);
+        match checkpoint {
+            Some(checkpoint) => node.try_run(join(shift.tell_time(), checkpoint)).map(drop),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn shift(&self, node: &Node, way: &Way) -> Shift {
