@@ -226,6 +226,13 @@ impl SimDisk {
         self.state().kill();
     }
 
+    /// The blocks that hold data of this kind: offsets, and numbers that say which was written later.
+    pub fn written(&self, placement: Placement) -> Vec<(u64, u64)> {
+        let state = self.state();
+        let of_kind = state.blocks.iter().filter(|(_, info)| info.placement == Some(placement));
+        of_kind.map(|(block, info)| (block * state.block_bytes(), info.version)).collect()
+    }
+
     /// Flips bits of the block at this offset, until it is rewritten.
     pub fn rot(&self, offset: u64) {
         let mut state = self.state();

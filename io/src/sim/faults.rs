@@ -184,11 +184,16 @@ impl DiskState {
         }
     }
 
-    /// Flips bits of what reads see of a block.
+    /// Flips bits of what reads see of a block, mostly where there is something.
     pub(super) fn rot(&mut self, block: u64) {
         let Shown::Bytes(mut bytes) = self.seen(block) else { return };
         let len = 1 + self.random.below(4) as usize;
-        let start = self.random.below((bytes.len() - len) as u64) as usize;
+        let last_start = bytes.len() - len;
+        let used: Vec<usize> = (0..=last_start).filter(|&index| bytes[index] != 0).collect();
+        let start = match used.is_empty() || self.random.chance(0.2) {
+            true => self.random.below(last_start as u64 + 1) as usize,
+            false => used[self.random.below(used.len() as u64) as usize],
+        };
         for byte in &mut bytes[start..start + len] {
             *byte ^= 1 << self.random.below(8);
         }

@@ -38,6 +38,7 @@ impl World {
             oracle.acknowledge(applied);
         }
         self.read_only(&way);
+        self.damage_at_rest(&way);
         for _ in 0..2 {
             let way = Way { restore: Restore::Latest, durability: Durability::Sync, retained: None };
             drop(self.recover(&way, false));

@@ -18,6 +18,7 @@
 
 mod cells;
 mod clients;
+mod damage;
 mod finish;
 mod journal;
 mod local;

@@ -310,7 +310,7 @@ impl Oracle {
 }
 
 /// How far from a block an error may name its place: SSTs and logs are named by extent.
-const NEAR_BYTES: u64 = 256 << 10;
+pub(crate) const NEAR_BYTES: u64 = 256 << 10;
 
 /// Faults of which operations tell, by the disk's names.
 const TELLING: [&str; 6] = [
