@@ -95,7 +95,7 @@ pub(crate) async fn coordinate(
         // Parts that were taken pin space: let them go. They are gone with the next opening in any case. But a commit that failed may be on the
         // device all the same: then its parts stay, and the next opening finds out.
         let may_exist = complete && !matches!(error, Error::NoSpace(_));
-        if !may_exist || mutant!(PartsOfFailedCommitDropped) {
+        if !may_exist {
             let drops = engine.on_every_shard(move |shard| async move { shard.drop_part(epoch.0).await });
             drop(drops.await);
         }

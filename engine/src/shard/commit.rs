@@ -169,9 +169,7 @@ impl WalWriter {
                     // Nothing has changed in the log: keep the records, tell those who wait, and try again.
                     mark!(NoSpaceInLog);
                     without_space = true;
-                    if !mutant!(LogWithoutSpaceDropsRecords) {
-                        wal.put_back(payload);
-                    }
+                    wal.put_back(payload);
                     *wal.full.borrow_mut() = Some(error);
                     wal.progressed.notify_all();
                     if shard.closing.get() {

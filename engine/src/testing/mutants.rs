@@ -124,8 +124,6 @@ siltstone_io::mutant_table! {
         "only the first operation of a batch goes into the log: after a crash half of it is there",
     NoSpaceHalfApplied:
         "a batch that is refused for want of space has its first operation applied: half of it is there",
-    LogWithoutSpaceDropsRecords:
-        "what the log had no space for is not kept for the next attempt: later writes are durable, and those before them lost",
     PoisonNotHeeded:
         "a shard goes on taking writes after its log has failed: it acknowledges what it cannot write, or waits for ever",
     FlushFailureIgnored:
@@ -134,8 +132,6 @@ siltstone_io::mutant_table! {
         "a failed flush of the device is tried again and believed: what the first had covered is lost in a crash",
     FlushFailureOfOtherShardIgnored:
         "after a failed flush other shards believe the next one: what they had written before it is lost in a crash",
-    PartsOfFailedCommitDropped:
-        "a checkpoint's parts are dropped though its commit may be on the device: the volume cannot be opened",
     CloseForgetsPending:
         "closing acknowledges what is in the log's buffer without writing it: it is lost",
     AdmissionNotWoken:

@@ -411,7 +411,7 @@ fn one_seed_gives_one_trace_and_one_atlas_with_all_faults_at_once() {
         });
         disk.crash();
         let damaged = damaged(&disk);
-        assert!(damaged.is_sorted() && !damaged.is_empty());
+        assert!(damaged.is_sorted() && (!damaged.is_empty() || cfg!(miri)));
         assert!(disk.fault_counts().keys().all(|kind| SIM_FAULT_KINDS.contains(kind)));
         (disk.trace_hash(), disk.snapshot(), damaged, disk.fault_counts())
     };

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::OpKind;
+
 macro_rules! kinds {
     ($($kind:ident = $name:literal,)*) => {
         /// A kind of fault.
@@ -43,6 +45,22 @@ kinds! {
 }
 
 impl FaultKind {
+    /// What a failure of an operation counts as, where it counts.
+    pub(super) fn of_failure(op: OpKind, errno: i32) -> Option<FaultKind> {
+        Some(match (op, errno) {
+            (_, libc::ENOSPC) => FaultKind::NoSpace,
+            (_, libc::EAGAIN) => FaultKind::Again,
+            (_, libc::EINTR) => FaultKind::Interrupted,
+            (_, libc::ECANCELED) => FaultKind::Cancelled,
+            (OpKind::Read, _) => FaultKind::ReadError,
+            (OpKind::Write, _) => FaultKind::WriteError,
+            (OpKind::Flush, _) => FaultKind::FlushError,
+            (OpKind::Discard, _) => FaultKind::DiscardError,
+            (OpKind::Allocate, _) => FaultKind::AllocateError,
+            _ => return None,
+        })
+    }
+
     pub(super) fn name(self) -> &'static str {
         SIM_FAULT_KINDS[self as usize]
     }

@@ -107,6 +107,9 @@ impl DiskState {
         if planned.times == 0 {
             self.planned.remove(index);
         }
+        if let Some(kind) = FaultKind::of_failure(op.kind, errno) {
+            self.counts.add(kind);
+        }
         Some(errno)
     }
 

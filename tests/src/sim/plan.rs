@@ -157,7 +157,11 @@ impl Plan {
         faults.stall_us = 10_000..1 + 10u64.pow(5 + random.below(3) as u32);
         match contract {
             Contract::Crash => (),
-            Contract::Errors => draw(&mut faults, &ERRORS, 0.4, 0.01, &mut random),
+            Contract::Errors => {
+                draw(&mut faults, &ERRORS, 0.4, 0.01, &mut random);
+                // Space is asked for seldom, and the engine goes on without.
+                faults.no_space_chance *= 30.0;
+            }
             Contract::Media => {
                 draw(&mut faults, &SILENT, 0.5, 0.02, &mut random);
                 if random.chance(0.3) {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use futures_util::future::join;
 use siltstone::{Durability, Engine, Error, Restore, Result, ScanRange};
-use siltstone_io::{Random, SimFaults};
+use siltstone_io::{OpKind, Random, SimFaults};
 
 use super::cells::{CellId, CutState};
 use super::clients::Clients;
@@ -23,6 +23,7 @@ const RECOVERY_CRASHES_MAX: u32 = 3;
 /// Openings that faults make fail, before they are turned off.
 const FAILED_OPENINGS_MAX: u32 = 4;
 
+const EIO: i32 = 5;
 /// The disk's capacity where it is not nearly full.
 const ROOMY: u64 = 1 << 40;
 
@@ -127,10 +128,23 @@ impl World {
     /// Event time goes on, at times just behind a barrier: what was live at the cut may expire before it has been written out.
     fn let_time_pass(&mut self, node: &Node, shift: &Shift) -> std::result::Result<(), crate::Crashed> {
         let checkpoint = self.random.chance(0.3).then(|| shift.checkpoint());
+        if checkpoint.is_some() && self.random.chance(0.3) {
+            self.fail_soon();
+        }
         self.oracle.lock().now_ms += self.random.below(400);
         match checkpoint {
             Some(checkpoint) => node.try_run(join(shift.tell_time(), checkpoint)).map(drop),
             None => Ok(()),
+        }
+    }
+
+    /// One of the next writes or flushes fails, where such faults are in the plan.
+    fn fail_soon(&mut self) {
+        let skip = self.random.below(10) as u32;
+        if self.plan.faults.write_error_chance > 0.0 {
+            self.simulation.disk.fail_after(OpKind::Write, skip, EIO);
+        } else if self.plan.faults.flush_error_chance > 0.0 {
+            self.simulation.disk.fail_after(OpKind::Flush, skip, EIO);
         }
     }
 
@@ -143,7 +157,8 @@ impl World {
     /// Now and then there is hardly any space left.
     fn fill_disk(&mut self) {
         if self.random.chance(self.plan.full_chance) {
-            let room = self.random.below(24) * self.plan.extent_bytes as u64;
+            let extents_max = [3, 24][self.random.below(2) as usize];
+            let room = self.random.below(extents_max) * self.plan.extent_bytes as u64;
             self.simulation.disk.set_capacity(self.disk().len_bytes() + room);
         }
     }

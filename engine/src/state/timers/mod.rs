@@ -246,6 +246,7 @@ mod tests {
     /// Each firing once had its group forgotten, so that it was scanned again for the next: a change had been made from a copy of
     /// another, whose drop counted as a failure.
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no io_uring")]
     fn firing_and_deleting_do_not_have_the_group_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let descriptor = Descriptor::<Timers<u8>>::new("timers");
