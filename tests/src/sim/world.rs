@@ -199,7 +199,8 @@ impl World {
 
     /// Between rounds nothing is in flight: everything is as the oracle says.
     pub(super) fn compare(&mut self, node: &Node, shift: &Shift) -> std::result::Result<(), crate::Crashed> {
-        let found = node.try_run(read_all(&node.engine, shift.states.as_ref(), self.oracle.lock().now_ms))?;
+        let now_ms = self.oracle.lock().now_ms;
+        let found = node.try_run(read_all(&node.engine, shift.states.as_ref(), now_ms))?;
         if let Some(found) = shift.seen("read of everything", found) {
             self.check(&found);
         }
@@ -325,10 +326,11 @@ impl World {
 
     /// Reads everything and compares it with the oracle; then a new run begins on it. Fails where the power does, or the device.
     fn compare_recovered(&mut self, node: &Node, way: &Way) -> Result<()> {
+        let now_ms = self.oracle.lock().now_ms;
         let read = async {
             let names = node.engine.checkpoints().await?.into_iter().map(|info| info.name).collect::<Vec<_>>();
             let states = self.plan.typed.bind(&node.engine)?;
-            let mut found = read_all(&node.engine, states.as_ref(), self.oracle.lock().now_ms).await?;
+            let mut found = read_all(&node.engine, states.as_ref(), now_ms).await?;
             found.checkpoints = names;
             Ok::<_, Error>(found)
         };

@@ -65,7 +65,7 @@ pub(crate) struct States {
     values: ValueState<Part, Vec<u8>>,
     maps: MapState<Part, u16, Vec<u8>, Raw>,
     lists: ListState<Part, Vec<u8>>,
-    sums: ReducingState<Part, u64, fn(u64, u64) -> u64>,
+    sums: Sums,
     folds: AggregatingState<Part, CountAndSum>,
     timers: Timers<Part>,
 }
@@ -93,11 +93,13 @@ impl Aggregate for CountAndSum {
     }
 }
 
+type Sums = ReducingState<Part, u64, fn(u64, u64) -> u64>;
+
 struct Descriptors {
     values: Descriptor<ValueState<Part, Vec<u8>>>,
     maps: Descriptor<MapState<Part, u16, Vec<u8>, Raw>>,
     lists: Descriptor<ListState<Part, Vec<u8>>>,
-    sums: Descriptor<ReducingState<Part, u64, fn(u64, u64) -> u64>>,
+    sums: Descriptor<Sums>,
     folds: Descriptor<AggregatingState<Part, CountAndSum>>,
     timers: Descriptor<Timers<Part>>,
 }

@@ -271,18 +271,18 @@ impl Typed {
             3 => Effect::Unset,
             4..8 => Effect::Put((number % SLOTS) as u16),
             8..10 => Effect::Remove((number % SLOTS) as u16),
-            10 if number % 4 == 0 => Effect::ClearMap,
+            10 if number.is_multiple_of(4) => Effect::ClearMap,
             // What is left of a list whose chunks have expired the model does not know so well.
             10..13 => Effect::Push(None),
-            13 if number % 8 == 0 => Effect::Truncate(0),
+            13 if number.is_multiple_of(8) => Effect::Truncate(0),
             13 | 14 if expires => Effect::Push(None),
             13 => Effect::Push(Some(1 + number % 30)),
-            14 if number % 2 == 0 => Effect::Truncate(1 + number % 20),
+            14 if number.is_multiple_of(2) => Effect::Truncate(1 + number % 20),
             14 => Effect::PopFront,
             15 => Effect::Add(number),
-            16 if number % 4 == 0 => Effect::ClearSum,
+            16 if number.is_multiple_of(4) => Effect::ClearSum,
             16 => Effect::Fold(number),
-            17 if number % 4 == 0 => Effect::TakeFold,
+            17 if number.is_multiple_of(4) => Effect::TakeFold,
             17 => Effect::Fold(number),
             _ => {
                 // Not one that a firing may be about to take.

@@ -93,7 +93,7 @@ pub(super) async fn read_key(shard: &LocalShard, states: &States, part: Part) ->
 
 /// The bytes of the value that an operation makes. Some are large.
 pub(super) fn value_of(id: WriteId) -> Vec<u8> {
-    let bytes = if id % 97 == 0 { 5000 } else { id * 31 % 180 };
+    let bytes = if id.is_multiple_of(97) { 5000 } else { id * 31 % 180 };
     let mut value = id.to_be_bytes().to_vec();
     value.resize(value.len() + bytes as usize, id as u8);
     value
