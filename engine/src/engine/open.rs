@@ -272,7 +272,7 @@ impl Opening<'_> {
             }
             for chain in &found.state.wal {
                 if let std::collections::btree_map::Entry::Vacant(entry) = logs.entry(chain.head) {
-                    let extents = read_chain(volume, chain.head).await?;
+                    let extents = read_chain(volume, chain.head, chain.end).await?;
                     log_extents.extend(&extents);
                     entry.insert(extents);
                 }

@@ -143,7 +143,7 @@ impl Verification<'_> {
                 if !seen.insert(chain.head) {
                     continue;
                 }
-                match read_chain(&self.view.volume, chain.head).await {
+                match read_chain(&self.view.volume, chain.head, chain.end).await {
                     Ok(extents) => {
                         let owner = format!("log {}", chain.head.log_id);
                         extents.into_iter().for_each(|extent| self.own(extent, &owner));

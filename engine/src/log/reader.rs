@@ -203,32 +203,43 @@ fn damage(offset: u64, reason: String) -> Error {
     Error::Corruption(Box::new(Corruption { structure: STRUCTURE, shard: None, offset: Some(offset), reason }))
 }
 
-/// The extents of a log from `head` on, found by the first block of each: one page read for each extent. It is at least what a [`LogReader`] will read
-/// blocks from: at open everything in use is marked before anything is allocated, and replay may allocate.
-pub(crate) async fn read_chain(volume: &Volume, head: LogPosition) -> Result<Vec<ExtentId>> {
-    let parts = volume.parts();
+/// The extents of a log from `head` on, to the block `closed_at` where it is known to be closed. It is at least what a [`LogReader`] will read blocks
+/// from: at open everything in use is marked before anything is allocated, and replay may allocate.
+///
+/// An extent is known by its first block: one page read for each. Where that is not there, the extent is searched: the end of the log looks like this, and
+/// so does a damaged block, behind which the log goes on. What is there must not be given to others before the reader has told the two apart.
+pub(crate) async fn read_chain(volume: &Volume, head: LogPosition, closed_at: Option<u64>) -> Result<Vec<ExtentId>> {
     let mut extents = vec![head.extent];
+    let mut reader = LogReader::open(volume.clone(), head, closed_at);
     let mut buffer = Buffer::heap(LOG_PAGE_BYTES);
     let (mut extent, mut page, mut seq_min) = (head.extent, head.page, head.seq);
     loop {
         let at = page as usize * LOG_PAGE_BYTES;
-        let offset = parts.offset(extent) + at as u64;
         if at >= present_bytes(volume, extent) {
             break;
         }
+        let offset = volume.parts().offset(extent) + at as u64;
         let (result, back) = volume.device().read(offset, buffer, LOG_PAGE_BYTES).await;
         result?;
         buffer = back;
-        match BlockHeader::decode(parts.id(), offset, &buffer[..LOG_PAGE_BYTES]) {
-            // Sequences grow from extent to extent, so the walk ends.
-            Ok(header) if header.log_id == head.log_id && header.seq >= seq_min => {
-                if extent != head.extent {
-                    extents.push(extent);
-                }
-                (extent, page, seq_min) = (header.next, 0, header.seq + 1);
+        // Sequences grow from extent to extent, so the walk ends.
+        let seqs = seq_min..=closed_at.unwrap_or(u64::MAX);
+        let is_next = |header: &BlockHeader| header.log_id == head.log_id && seqs.contains(&header.seq);
+        let first = BlockHeader::decode(volume.parts().id(), offset, &buffer[..LOG_PAGE_BYTES]).ok().filter(is_next);
+        let header = match first {
+            Some(header) => header,
+            None => {
+                reader.load(extent).await?;
+                let pages = page + 1..reader.pages_per_extent();
+                let Some(header) = pages.filter_map(|page| reader.header_at(page).ok()).find(is_next) else { break };
+                mark!(LogGoesOnBehindDamage);
+                header
             }
-            _ => break,
+        };
+        if extent != head.extent {
+            extents.push(extent);
         }
+        (extent, page, seq_min) = (header.next, 0, header.seq + 1);
     }
     Ok(extents)
 }

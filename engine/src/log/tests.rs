@@ -94,7 +94,7 @@ fn commits_are_read_as_they_were_appended() {
 
             // Nothing is lost or left behind when its extents are given back.
             let trimmed = log.trim(expected[middle].0.start);
-            let chain = read_chain(&volume, expected[middle].0.start).await.unwrap();
+            let chain = read_chain(&volume, expected[middle].0.start, None).await.unwrap();
             assert!(trimmed.iter().all(|extent| !chain.contains(extent)));
             volume.free_extents(trimmed).await;
             let (commits, _) = read_all(&volume, expected[middle].0.start, None).await.unwrap();
@@ -212,7 +212,7 @@ fn a_crash_leaves_a_prefix_that_holds_all_that_was_durable() {
         let (commits, end) = life
             .run(async |volume| {
                 let read = read_all(&volume, head, None).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-                let chain = read_chain(&volume, head).await.unwrap();
+                let chain = read_chain(&volume, head, None).await.unwrap();
                 assert!(read.0.iter().all(|(position, _)| chain.contains(&position.extent)), "seed {seed}");
                 // What was recovered is closed, and stays the same.
                 let again = read_all(&volume, head, Some(read.1.seq - 1)).await.unwrap();
@@ -245,6 +245,41 @@ fn damage_before_the_durable_end_is_corruption_and_at_the_end_is_a_torn_tail() {
             }
         }
     }
+}
+
+/// What is not known to be in use may be given to others before the damage is noticed.
+#[test]
+fn extents_behind_a_damaged_block_are_known() {
+    let pages = u64::from(EXTENT_BYTES) / PAGE as u64;
+    let mut machine = Machine::new(6);
+    let mut life = machine.start();
+    let payloads: Vec<&[u8]> = vec![b"commit"; (pages * 5 / 2) as usize];
+    let (head, whole) = life
+        .run(async |volume| {
+            let head = log_of(&volume, &payloads).await.head();
+            (head, read_chain(&volume, head, None).await.unwrap())
+        })
+        .unwrap();
+    assert_eq!(whole.len(), 3);
+    drop(life);
+    for extent in whole.clone() {
+        let first_block = u64::from(extent.0 * EXTENT_BYTES)
+            + if extent == head.extent { u64::from(head.page) } else { 0 } * PAGE as u64;
+        let before = machine.disk.read_raw(first_block, PAGE as u64);
+        machine.disk.write_raw(first_block, &[0; PAGE]);
+        let mut life = machine.start();
+        let (chain, read) = life
+            .run(async |volume| (read_chain(&volume, head, None).await.unwrap(), read_all(&volume, head, None).await))
+            .unwrap();
+        assert_eq!(chain, whole, "the first block of extent {extent} is damaged");
+        assert!(matches!(read, Err(Error::Corruption(_))));
+        drop(life);
+        machine.disk.write_raw(first_block, &before);
+    }
+    // Behind the end of a closed log others may have followed.
+    let mut life = machine.start();
+    let closed = life.run(async |volume| read_chain(&volume, head, Some(head.seq + pages / 2)).await.unwrap()).unwrap();
+    assert_eq!(closed, whole[..1]);
 }
 
 #[test]

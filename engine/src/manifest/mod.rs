@@ -128,7 +128,7 @@ impl FoundManifest {
             let reason = format!("the manifest of shard {shard} is of shard {}", state.shard);
             return Err(located(Error::corruption("manifest", reason)));
         }
-        let log_extents = read_chain(volume, head).await?;
+        let log_extents = read_chain(volume, head, None).await?;
         Ok(FoundManifest { state, root_extent, root, log_extents })
     }
 

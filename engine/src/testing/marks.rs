@@ -26,6 +26,7 @@ siltstone_io::mark_table! {
     EntryBelowFloorSkipped: "log entry below the floor skipped",
     TornLogBlock: "torn or damaged log block",
     LogEndsInsideCommit: "log ends inside a commit",
+    LogGoesOnBehindDamage: "log goes on behind a block that is not there",
     BlockBehindGap: "log block behind a gap",
     DurableLogBlockMissing: "durable log block missing: reported as damage",
     NewManifestLogBegun: "new manifest log begun",
