@@ -149,6 +149,17 @@ impl LogReader {
         Ok(())
     }
 
+    /// The first block of an extent from this page on that is wanted.
+    async fn find(
+        &mut self,
+        extent: ExtentId,
+        first_page: u32,
+        wanted: impl Fn(&BlockHeader) -> bool,
+    ) -> Result<Option<BlockHeader>> {
+        self.load(extent).await?;
+        Ok((first_page..self.pages_per_extent()).filter_map(|page| self.header_at(page).ok()).find(wanted))
+    }
+
     /// Reads an extent into the buffer. What lies past the end of the device (a crash may have taken back an allocation, though not from
     /// under a durable block) is nothing.
     async fn load(&mut self, extent: ExtentId) -> Result<()> {
@@ -229,9 +240,17 @@ pub(crate) async fn read_chain(volume: &Volume, head: LogPosition, closed_at: Op
         let header = match first {
             Some(header) => header,
             None => {
-                reader.load(extent).await?;
-                let pages = page + 1..reader.pages_per_extent();
-                let Some(header) = pages.filter_map(|page| reader.header_at(page).ok()).find(is_next) else { break };
+                // The end of a closed log: what it would have gone on with may be somebody else's.
+                if let Some(last) = closed_at
+                    && let Some(before) = extents.last().filter(|before| **before != extent)
+                    && reader
+                        .find(*before, 0, |header| header.log_id == head.log_id && header.seq == last)
+                        .await?
+                        .is_some()
+                {
+                    break;
+                }
+                let Some(header) = reader.find(extent, page + 1, is_next).await? else { break };
                 mark!(LogGoesOnBehindDamage);
                 header
             }

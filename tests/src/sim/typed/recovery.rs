@@ -103,6 +103,8 @@ impl Typed {
         let (mut registered, mut removed) = (BTreeMap::new(), BTreeMap::new());
         // Firings that nobody heard of, and what they may have taken: the last of a shard.
         let mut unheard = BTreeMap::new();
+        // Timers of which one of several firings has taken each.
+        let mut shared = 0;
         for (id, operation) in sorted.all() {
             match operation.effect {
                 Effect::Register(time) => drop(registered.insert((time, operation.part), id)),
@@ -128,17 +130,34 @@ impl Typed {
                 // Neither registered nor removed, or both; unless it is certain that it was removed.
                 if gone.is_some() && may_remove.is_none() {
                     recovered.writes.insert(*id);
-                } else if let Some(other) = may_remove.copied().or_else(|| first_that_may_take(&unheard, timer)) {
-                    recovered.unsure.extend([*id, other]);
+                } else {
+                    let takers = match may_remove {
+                        Some(other) => vec![*other],
+                        None => those_that_may_take(&unheard, timer),
+                    };
+                    if !takers.is_empty() {
+                        recovered.unsure.insert(*id);
+                        recovered.unsure.extend(takers);
+                    }
                 }
             } else if let Some(id) = may_remove {
                 recovered.writes.insert(*id);
             } else if is_there && gone.is_none() {
-                let taken = first_that_may_take(&unheard, timer);
-                let id =
-                    taken.ok_or_else(|| format!("timer {timer:?} is gone: nothing deleted it, and it did not fire"))?;
-                recovered.writes.insert(id);
-                unheard.remove(&id);
+                match those_that_may_take(&unheard, timer)[..] {
+                    [] => return Err(format!("timer {timer:?} is gone: nothing deleted it, and it did not fire")),
+                    [id] => {
+                        recovered.writes.insert(id);
+                        unheard.remove(&id);
+                    }
+                    // One of them, and nobody can say which.
+                    ref several => {
+                        recovered.unsure.extend(several);
+                        shared += 1;
+                        if shared > unheard.len() {
+                            return Err(format!("timer {timer:?} is gone: nothing deleted it, and too few have fired"));
+                        }
+                    }
+                }
             }
         }
         Ok(())
@@ -214,6 +233,6 @@ impl<'t> Sorted<'t> {
     }
 }
 
-fn first_that_may_take(unheard: &BTreeMap<WriteId, &Operation>, timer: &Timer) -> Option<WriteId> {
-    unheard.iter().find(|(_, operation)| operation.may_have_taken(timer)).map(|(id, _)| *id)
+fn those_that_may_take(unheard: &BTreeMap<WriteId, &Operation>, timer: &Timer) -> Vec<WriteId> {
+    unheard.iter().filter(|(_, operation)| operation.may_have_taken(timer)).map(|(id, _)| *id).collect()
 }
