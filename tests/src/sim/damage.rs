@@ -1,7 +1,8 @@
 //! One damaged block in a volume at rest: what is read is right, or an error names the place.
 //!
 //! Faults of media are injected while clients work, too; but then much is damaged at a time, and much is excused by it. Here it is known what is
-//! there and which block is damaged, so nothing is excused: not even that something older is shown.
+//! there and which block is damaged, so what is shown is never excused, not even that it is older. An error must be near the block; only what metadata names,
+//! and the other blocks of a large value, may be anywhere.
 
 use siltstone::{Corruption, Durability, Error, Restore, Result};
 use siltstone_io::Placement;
@@ -106,9 +107,14 @@ impl World {
 /// What was read; or nothing, where an error names the damage.
 fn named<T>(result: Result<T>, placement: Placement, place: u64) -> Option<T> {
     let names_it = |corruption: &Corruption| {
-        // What the root pages name is elsewhere.
-        let near = |offset: u64| offset.abs_diff(place) < NEAR_BYTES || placement == Placement::Metadata;
-        corruption.structure == "data block" || corruption.offset.is_none_or(near)
+        let is_elsewhere = match placement {
+            // What the root pages name.
+            Placement::Metadata => true,
+            Placement::Wal => false,
+            // A large block crosses extents, which lie anywhere.
+            Placement::Level0 | Placement::Deep => corruption.structure == "data block",
+        };
+        is_elsewhere || corruption.offset.is_none_or(|offset| offset.abs_diff(place) < NEAR_BYTES)
     };
     match result {
         Ok(value) => Some(value),

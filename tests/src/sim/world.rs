@@ -23,7 +23,6 @@ const RECOVERY_CRASHES_MAX: u32 = 3;
 /// Openings that faults make fail, before they are turned off.
 const FAILED_OPENINGS_MAX: u32 = 4;
 
-const EIO: i32 = 5;
 /// The disk's capacity where it is not nearly full.
 const ROOMY: u64 = 1 << 40;
 
@@ -142,9 +141,9 @@ impl World {
     fn fail_soon(&mut self) {
         let skip = self.random.below(10) as u32;
         if self.plan.faults.write_error_chance > 0.0 {
-            self.simulation.disk.fail_after(OpKind::Write, skip, EIO);
+            self.simulation.disk.fail_after(OpKind::Write, skip, nix::libc::EIO);
         } else if self.plan.faults.flush_error_chance > 0.0 {
-            self.simulation.disk.fail_after(OpKind::Flush, skip, EIO);
+            self.simulation.disk.fail_after(OpKind::Flush, skip, nix::libc::EIO);
         }
     }
 

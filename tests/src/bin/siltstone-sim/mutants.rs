@@ -55,8 +55,8 @@ fn find(flag: &str, name: &str, seeds: u64, seconds: u64) -> Option<(u64, String
             let how = lines.get(at + 2).or(lines.get(at + 1)).map(|line| line.trim().chars().take(140).collect());
             Some((seed, how.unwrap_or_default()))
         }
-        // An abort, or no end; which seed it was, nobody has said.
-        None if status.code() == Some(124) || status.code().is_none() => {
+        // No end, or a signal, as `timeout` tells of them; which seed it was, nobody has said. (A panic outside a seed is no find.)
+        None if status.code().is_none_or(|code| code >= 124) => {
             Some((seeds, format!("the process ends with {status}")))
         }
         None => None,
