@@ -29,6 +29,8 @@
 //! 2. A block's sequence, place, log and volume are in its checksum: what an extent held before is never taken for a block.
 //! 3. After a failed or abandoned write every later append fails: what is on the device behind that point is unknown.
 //! 4. The position after the last commit always names an extent of the chain and a page in it, never the end of an extent.
+//! 5. An extent that is full holds at least two blocks. So one damaged block never takes all that names the next extent, and what
+//!    stands behind it is found: by the reader, and by [`read_chain`], which must know what is in use.
 //!
 //! # A crash
 //!

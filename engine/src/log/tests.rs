@@ -282,6 +282,76 @@ fn extents_behind_a_damaged_block_are_known() {
     assert_eq!(closed, whole[..1]);
 }
 
+/// Where the blocks of a log stand: offset, bytes, sequence and the last block durable before it.
+async fn blocks_of(
+    volume: &Volume,
+    machine_read: impl Fn(u64, u64) -> Vec<u8>,
+    head: LogPosition,
+) -> Vec<(u64, u64, u64, u64)> {
+    let mut blocks = Vec::new();
+    for extent in read_chain(volume, head, None).await.unwrap() {
+        let mut at = 0;
+        while at < u64::from(EXTENT_BYTES) {
+            let offset = volume.parts().offset(extent) + at;
+            let Ok(header) = BlockHeader::decode(volume.parts().id(), offset, &machine_read(offset, PAGE as u64))
+            else {
+                break;
+            };
+            blocks.push((offset, header.block_bytes() as u64, header.seq, header.durable_through));
+            at += header.block_bytes() as u64;
+        }
+    }
+    blocks
+}
+
+/// Commits that fill whole extents too, whose own blocks do not say that the first of them was durable.
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for Miri")]
+fn no_durable_block_is_lost_in_silence_whatever_the_sizes() {
+    let extent = EXTENT_BYTES as usize;
+    for seed in 0..12 {
+        let mut machine = Machine::new(seed);
+        let mut random = Random::new(seed);
+        let mut sizes: Vec<usize> = (0..6)
+            .map(|_| match random.below(3) {
+                0 => random.below(3000) as usize,
+                1 => random.below(extent as u64) as usize,
+                _ => extent + random.below(3 * extent as u64) as usize,
+            })
+            .collect();
+        sizes.extend([3 * extent, 10, 10]);
+        let mut life = machine.start();
+        let disk = machine.disk.clone();
+        let (head, whole, blocks) = life
+            .run(async |volume| {
+                let log = new_log(&volume).await;
+                for size in sizes {
+                    log.append(&[&payload(&mut random, size)], Durability::Durable).await.unwrap();
+                }
+                let blocks = blocks_of(&volume, |offset, bytes| disk.read_raw(offset, bytes), log.head()).await;
+                (log.head(), read_chain(&volume, log.head(), None).await.unwrap(), blocks)
+            })
+            .unwrap();
+        drop(life);
+        assert!(blocks.windows(2).all(|pair| pair[0].2 + 1 == pair[1].2), "seed {seed}: not all blocks were found");
+        let durable = blocks.last().unwrap().3;
+        for (offset, bytes, seq, _) in blocks.into_iter().filter(|block| block.2 <= durable) {
+            let before = machine.disk.read_raw(offset, bytes);
+            machine.disk.write_raw(offset, &vec![0; bytes as usize]);
+            let mut life = machine.start();
+            let (chain, read) = life
+                .run(async |volume| {
+                    (read_chain(&volume, head, None).await.unwrap(), read_all(&volume, head, None).await)
+                })
+                .unwrap();
+            drop(life);
+            assert!(matches!(read, Err(Error::Corruption(_))), "seed {seed}: block {seq} of {durable} was lost");
+            assert_eq!(chain, whole, "seed {seed}: block {seq} is damaged");
+            machine.disk.write_raw(offset, &before);
+        }
+    }
+}
+
 #[test]
 fn damage_at_the_end_of_an_extent_is_found_by_the_next_extent() {
     let mut machine = Machine::new(5);

@@ -22,7 +22,7 @@ use crate::types::ExtentId;
 use crate::volume::Volume;
 use crate::{Error, Result};
 
-/// The largest block; less where the device or the extents want it.
+/// The largest block; less where the device wants it, and at most half an extent.
 const BLOCK_BYTES_MAX: usize = 256 << 10;
 /// Successors of the current extent that are reserved ahead of time.
 const SUCCESSORS: usize = 2;
@@ -103,7 +103,7 @@ impl LogWriter {
         let head = LogPosition { log_id, extent: first, page: 0, seq: 1 };
         let extent_bytes = volume.parts().extent_bytes() as usize;
         let max_io = volume.device().geometry().max_io_bytes as usize;
-        let block_pages_max = BLOCK_BYTES_MAX.min(max_io).min(extent_bytes) / LOG_PAGE_BYTES;
+        let block_pages_max = BLOCK_BYTES_MAX.min(max_io).min(extent_bytes / 2) / LOG_PAGE_BYTES;
         let place = Place {
             chain: VecDeque::from([ChainExtent { extent: first, first_seq: 1 }]),
             ahead: VecDeque::from([second]),
