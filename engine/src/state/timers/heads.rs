@@ -12,7 +12,7 @@
 //! end of a write that another change came between can have the group forgotten and read again (see [`super`]). A timer is *hidden* while its
 //! removal is under way: what is read of the store meanwhile may still show it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -38,7 +38,8 @@ pub(super) struct Heads {
 #[derive(Debug, Default)]
 struct Group {
     timers: BTreeSet<Timer>,
-    hidden: BTreeSet<Timer>,
+    /// Timers of which removals are under way, and how many.
+    hidden: BTreeMap<Timer, u32>,
     known: Known,
     changes: Changes,
 }
@@ -100,7 +101,7 @@ impl Heads {
                 Some(timer) => Known::UpTo(Rc::clone(timer)),
                 None => group.known.clone(),
             };
-            group.timers = timers.into_iter().filter(|timer| !group.hidden.contains(timer)).collect();
+            group.timers = timers.into_iter().filter(|timer| !group.hidden.contains_key(timer)).collect();
             group.changes.removals += 1;
         });
     }
@@ -130,14 +131,19 @@ impl Heads {
     /// A timer's removal begins.
     pub(super) fn hide(&mut self, group: KeyGroup, timer: &[u8]) {
         let index = self.index(group);
-        self.groups[index].hidden.insert(timer.into());
+        *self.groups[index].hidden.entry(timer.into()).or_default() += 1;
         self.remove(group, timer);
     }
 
-    /// A timer's removal has ended, one way or the other.
+    /// A timer's removal has ended, one way or the other. Another of it may go on.
     pub(super) fn unhide(&mut self, group: KeyGroup, timer: &[u8]) {
         let index = self.index(group);
-        self.groups[index].hidden.remove(timer);
+        let hidden = &mut self.groups[index].hidden;
+        let removals = hidden.get_mut(timer).expect("a removal that has begun");
+        *removals -= 1;
+        if *removals == 0 {
+            hidden.remove(timer);
+        }
     }
 
     /// A timer has been removed.
@@ -223,6 +229,24 @@ mod tests {
             let last = timers.len() < REFILL_TIMERS;
             heads.fill(group, timers, last);
         }
+    }
+
+    /// A deletion that is given up while the same timer fires must not have it fire twice.
+    #[test]
+    fn a_timer_stays_hidden_until_its_last_removal_has_ended() {
+        let mut heads = Heads::new(0..1);
+        let timer: &[u8] = &[0, 5];
+        let seen = |heads: &mut Heads| {
+            heads.forget(KeyGroup(0));
+            heads.fill(KeyGroup(0), vec![timer.into()], true);
+            heads.first().is_some()
+        };
+        heads.hide(KeyGroup(0), timer);
+        heads.hide(KeyGroup(0), timer);
+        heads.unhide(KeyGroup(0), timer);
+        assert!(!seen(&mut heads));
+        heads.unhide(KeyGroup(0), timer);
+        assert!(seen(&mut heads));
     }
 
     proptest! {
