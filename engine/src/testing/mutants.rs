@@ -122,6 +122,8 @@ siltstone_io::mutant_table! {
     // Writes.
     BatchHalfLogged:
         "only the first operation of a batch goes into the log: after a crash half of it is there",
+    HandleBatchSplit:
+        "a batch through the engine's handle is applied in two steps: after a crash the first is there without the second",
     NoSpaceHalfApplied:
         "a batch that is refused for want of space has its first operation applied: half of it is there",
     PoisonNotHeeded:

@@ -4,7 +4,7 @@ use siltstone::{Durability, Error, KeyspaceOptions, Restore, Result, inspect};
 use siltstone_io::SimFaults;
 
 use super::operators::drop_snapshots;
-use super::plan::{Canary, Way};
+use super::plan::Way;
 use super::workload::Shift;
 use super::world::World;
 use crate::{Crashed, Node};
@@ -13,6 +13,7 @@ impl World {
     /// The end: no faults any more. What is there is all there, everything that is asked for is done, no space is lost, and opening again
     /// changes nothing.
     pub(super) fn finish(&mut self) {
+        self.finishing = true;
         self.simulation.disk.heal();
         let way = self.any_way();
         let Some(node) = self.recover(&way, false) else { return };
@@ -66,23 +67,6 @@ impl World {
         drop((shift, node));
         assert_eq!(self.disk().write_ops(), written, "a volume that is open for reading only was written to");
         self.tally.borrow_mut().count("open for reading only");
-    }
-
-    /// Makes the oracle wrong, where that is asked for: what follows must notice.
-    fn put_canary(&mut self) {
-        let mut oracle = self.oracle.lock();
-        match self.plan.canary {
-            None => {}
-            Some(Canary::LostWrite) => {
-                let id = oracle.journal.submit([b'p', 0], Vec::new());
-                oracle.journal.apply(0, id);
-            }
-            Some(Canary::StrangeWrite) => {
-                let id = oracle.journal.submit([b'p', 0], vec![(vec![b'k', 0], Some(b"canary".to_vec()))]);
-                oracle.journal.apply(0, id);
-                oracle.journal.forget_one();
-            }
-        }
     }
 
     /// Whatever has failed in a life: the extents in use are those that somebody refers to. (A shard that cannot write any more does not know.)

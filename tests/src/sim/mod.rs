@@ -16,6 +16,7 @@
 //! 6. Opening again changes nothing.
 //! 7. Same seed, same run.
 
+mod canary;
 mod cells;
 mod clients;
 mod damage;
@@ -24,6 +25,7 @@ mod journal;
 mod local;
 mod operators;
 mod oracle;
+mod order;
 mod plan;
 pub mod run;
 mod tally;

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use siltstone::{Durability, Error};
 use siltstone_io::{Damage, Placement, SimDisk};
 
-use super::cells::{CellId, Cells, CutState};
+use super::cells::{CellId, Cells, CutState, Version};
 use super::journal::{Journal, WriteId};
+use super::order::{Moment, Place};
 use super::plan::Contract;
 use super::typed::{State, Typed};
 
@@ -62,6 +63,7 @@ pub(crate) struct Oracle {
     pub(crate) closing: bool,
     /// Names checkpoints and the like.
     counter: u64,
+    moments: Moment,
     disk: SimDisk,
 }
 
@@ -85,6 +87,7 @@ impl SharedOracle {
             log_was_damaged: false,
             closing: false,
             counter: 0,
+            moments: 0,
             disk,
         })))
     }
@@ -100,9 +103,27 @@ impl Oracle {
         self.counter
     }
 
+    fn moment(&mut self) -> Moment {
+        self.moments += 1;
+        self.moments
+    }
+
+    /// A write of these cells begins: all of them or none.
+    pub(crate) fn begin_cells(&mut self, versions: impl IntoIterator<Item = (CellId, Version)>, place: Place) {
+        let moment = self.moment();
+        versions.into_iter().for_each(|(id, version)| self.cells.begin(&id, version, place, moment));
+    }
+
+    /// It has ended.
+    pub(crate) fn end_cells<'c>(&mut self, ids: impl IntoIterator<Item = &'c CellId>, succeeded: bool, durable: bool) {
+        let moment = self.moment();
+        ids.into_iter().for_each(|id| self.cells.end(id, succeeded, durable, moment));
+    }
+
     /// A write has been applied in a shard.
     pub(crate) fn apply(&mut self, shard: usize, id: WriteId) {
-        self.journal.apply(shard, id);
+        let moment = self.moment();
+        self.journal.apply(shard, id, moment);
         self.typed.apply(id);
     }
 

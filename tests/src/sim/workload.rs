@@ -12,6 +12,7 @@ use siltstone_io::Random;
 
 use super::cells::{CellId, Version};
 use super::oracle::SharedOracle;
+use super::order::Place;
 use super::plan::{CELL_SPACES, Contract, SPACES};
 use super::tally::Tally;
 use super::typed::{States, TypedPlan};
@@ -259,7 +260,7 @@ impl Client {
         let (id, value) = (self.any_cell(), self.any_value());
         let keyspace = self.space(&id);
         let expires_ms = Self::expiry(id.0, self.shift.oracle.lock().now_ms);
-        self.begin(&id, Version { value: Some(value.clone()), expires_ms });
+        self.begin([(id.clone(), Version { value: Some(value.clone()), expires_ms })]);
         let result = self.shift.engine.put(&keyspace, &id.1, &value).await;
         self.end("put", &[id], result);
     }
@@ -267,7 +268,7 @@ impl Client {
     async fn delete(&mut self) {
         let id = self.any_cell();
         let keyspace = self.space(&id);
-        self.begin(&id, Version::absent());
+        self.begin([(id.clone(), Version::absent())]);
         let result = self.shift.engine.delete(&keyspace, &id.1).await;
         self.end("delete", &[id], result);
     }
@@ -283,10 +284,11 @@ impl Client {
             .collect();
         let ids: Vec<CellId> = ids.into_iter().collect();
         let mut batch = WriteBatch::new();
+        let mut versions = Vec::new();
         for id in &ids {
             let keyspace = self.space(id);
             if self.random.chance(0.2) {
-                self.begin(id, Version::absent());
+                versions.push((id.clone(), Version::absent()));
                 batch.delete(&keyspace, &id.1);
                 continue;
             }
@@ -301,23 +303,35 @@ impl Client {
                 None => batch.put(&keyspace, &id.1, &value),
             };
             let expires_ms = expires_ms.or(Self::expiry(id.0, now_ms));
-            self.begin(id, Version { value: Some(value), expires_ms });
+            versions.push((id.clone(), Version { value: Some(value), expires_ms }));
         }
+        self.begin(versions);
         let result = self.shift.engine.write(batch).await;
         self.end("write", &ids, result);
     }
 
-    /// A write begins, which is sent at once.
-    fn begin(&self, id: &CellId, version: Version) {
+    /// A write of cells of one shard begins, which is sent at once.
+    fn begin(&self, versions: impl IntoIterator<Item = (CellId, Version)>) {
+        let mut versions = versions.into_iter().peekable();
+        let Some((first, _)) = versions.peek() else { return };
         let mut oracle = self.shift.oracle.lock();
-        let epoch = oracle.journal.epoch();
-        oracle.cells.begin(id, version, epoch);
+        let place = Place { shard: self.shard_of(first), epoch: oracle.journal.epoch() };
+        oracle.begin_cells(versions, place);
+    }
+
+    /// The shard of a cell.
+    pub(crate) fn shard_of(&self, id: &CellId) -> usize {
+        let part = match SPACES[id.0].partition {
+            Partition::Prefix(bytes) => &id.1[..usize::from(bytes)],
+            _ => &id.1,
+        };
+        usize::from(self.shift.engine.shard_of(part).0)
     }
 
     fn end(&mut self, what: &'static str, ids: &[CellId], result: Result<()>) {
         let durable = self.shift.acknowledges_durable();
         let mut oracle = self.shift.oracle.lock();
-        ids.iter().for_each(|id| oracle.cells.end(id, result.is_ok(), durable));
+        oracle.end_cells(ids, result.is_ok(), durable);
         drop(oracle);
         self.shift.seen(what, result);
     }
