@@ -180,10 +180,15 @@ impl WalWriter {
                         break;
                     }
                     shard.handle.sleep_us(RETRY_US).await;
-                    wal.full.take();
+                    if !mutant!(SpaceNotNoticed) {
+                        wal.full.take();
+                    }
                 }
                 Err(error) => {
                     mark!(PoisonedByLog);
+                    if mutant!(LogFailureIsEverybodys) {
+                        shard.volume.no_flush_any_more(&error);
+                    }
                     shard.poison(&error);
                 }
             }

@@ -27,12 +27,13 @@ impl World {
         assert!(survived.is_ok(), "the power fails where no crash was planned");
         assert_eq!(self.tally.borrow().failures(), failures, "operations fail without faults");
         self.audit(&node, &shift);
+        if way.durability == Durability::Checkpoint {
+            // Only that outlasts the life.
+            node.run(shift.checkpoint());
+        }
         let closed = node.close();
         assert!(closed.is_ok(), "{closed:?}");
         self.verify();
-        if way.durability == Durability::Checkpoint {
-            return;
-        }
         {
             let mut oracle = self.oracle.lock();
             let applied = oracle.applied();
@@ -40,6 +41,7 @@ impl World {
         }
         self.read_only(&way);
         self.damage_at_rest(&way);
+        self.write_on_damage(&way);
         for _ in 0..2 {
             let way = Way { restore: Restore::Latest, durability: Durability::Sync, retained: None };
             drop(self.recover(&way, false));

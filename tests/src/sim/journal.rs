@@ -43,6 +43,8 @@ pub(crate) struct Write {
 #[derive(Default)]
 pub(crate) struct Journal {
     writes: BTreeMap<WriteId, Write>,
+    /// The writes that gave a key a value.
+    writers: BTreeMap<Vec<u8>, Vec<WriteId>>,
     /// What the current run began with.
     base: BTreeSet<WriteId>,
     /// What was submitted in the current run.
@@ -70,6 +72,9 @@ impl Journal {
     fn add(&mut self, part: [u8; 2], changes: Vec<(Vec<u8>, Option<Vec<u8>>)>, typed: bool) -> WriteId {
         let id = self.writes.last_key_value().map_or(1, |(id, _)| id + 1);
         let (run, epoch) = (self.run, self.epoch);
+        for (key, _) in changes.iter().filter(|(_, value)| value.is_some()) {
+            self.writers.entry([&part[..], key].concat()).or_default().push(id);
+        }
         self.writes.insert(id, Write { part, changes, run, epoch, typed, applied: 0, moment: 0 });
         self.submitted.insert(id);
         id
@@ -228,11 +233,10 @@ impl Journal {
 
     /// Whether some write ever gave a key this value.
     pub(crate) fn was_written(&self, key: &[u8], value: &[u8]) -> bool {
-        let gave = |write: &Write| {
-            key.starts_with(&write.part)
-                && write.changes.iter().any(|(changed, to)| key[2..] == changed[..] && to.as_deref() == Some(value))
+        let gave = |id: &WriteId| {
+            self.writes[id].changes.iter().any(|(changed, to)| key[2..] == changed[..] && to.as_deref() == Some(value))
         };
-        self.writes.values().any(gave)
+        self.writers.get(key).is_some_and(|writers| writers.iter().any(gave))
     }
 
     /// Forgets some write that a read shows: for a check that must fail.

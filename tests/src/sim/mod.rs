@@ -20,6 +20,7 @@ mod canary;
 mod cells;
 mod clients;
 mod damage;
+mod excuses;
 mod finish;
 mod journal;
 mod local;

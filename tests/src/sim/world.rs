@@ -10,6 +10,7 @@ use siltstone_io::{OpKind, Random, SimFaults};
 
 use super::cells::{CellId, CutState};
 use super::clients::Clients;
+use super::excuses::Excuses;
 use super::journal::{WriteId, id_of};
 use super::oracle::{Oracle, SharedOracle};
 use super::plan::{CELL_SPACES, Contract, Plan, SPACES, Way};
@@ -53,7 +54,9 @@ pub(super) struct Found {
 impl World {
     pub(crate) fn new(plan: Plan, tally: Rc<RefCell<Tally>>) -> World {
         let simulation = Simulation::with(plan.seed, plan.device.clone(), plan.skip_chance);
-        let oracle = SharedOracle::new(plan.contract, simulation.disk.clone());
+        let (disk, clock) = (simulation.disk.clone(), simulation.clock.clone());
+        let excuses = Excuses::new(plan.contract, disk, clock, plan.faults.stall_us.end);
+        let oracle = SharedOracle::new(plan.contract, excuses);
         let random = Random::new(plan.seed ^ 0x77_6f72_6c64);
         oracle.lock().typed.ttl_ms = plan.typed.ttl_ms;
         World { plan, simulation, random, oracle, tally, lives: 0, created: false, lost: false, finishing: false }
@@ -288,8 +291,8 @@ impl World {
             let options = self.plan.options(self.simulation.options(), way, &mut self.random);
             {
                 let mut oracle = self.oracle.lock();
-                oracle.begin_life();
-                oracle.before_opening();
+                oracle.excuses.begin_life();
+                oracle.excuses.before_opening();
             }
             self.tell(|| format!("opening, attempt {attempt}, faults {faulty}, {way:?}, {options:?}"));
             let opened = self.simulation.open(options);
@@ -312,7 +315,7 @@ impl World {
                     self.oracle.lock().judge("recovery", &error);
                     self.tally.borrow_mut().count_failure("open", &error);
                     if !self.simulation.disk.crashed() {
-                        if !faulty && self.oracle.lock().log_was_damaged {
+                        if !faulty && self.oracle.lock().excuses.metadata_was_damaged {
                             self.tally.borrow_mut().count("volume lost to stale metadata");
                             self.lost = true;
                             return None;
@@ -341,8 +344,8 @@ impl World {
         let found = found?;
         let lower_bound = {
             let mut oracle = self.oracle.lock();
-            oracle.before_opening();
-            !oracle.log_was_damaged
+            oracle.excuses.before_opening();
+            !oracle.excuses.log_was_damaged
         };
         let is_latest = way.restore == Restore::Latest && way.durability != Durability::Checkpoint;
         if lower_bound && is_latest && !self.disk().crashed() {
@@ -395,7 +398,7 @@ impl World {
         assert!(recovered.is_ok(), "{recovered:?}");
         oracle.journal.begin_run(found.journal, node.engine.shards());
         oracle.typed.begin_run(typed);
-        oracle.log_was_damaged = false;
+        oracle.excuses.compared();
         Ok(())
     }
 
