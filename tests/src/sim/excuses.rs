@@ -3,7 +3,8 @@
 //! 1. An error of the device is one that the disk has told in this life: the same operation, at the same place.
 //! 2. A shard is read-only for such an error, or for damage, which its cause names. A fault makes one shard read-only, unless it is a flush's,
 //!    which is everybody's: as many shards name a fault as operations have failed there.
-//! 3. There is no space so long as the disk has said so in this life, and a little longer: until what waits has tried again.
+//! 3. There is no space so long as the disk has said so in this life, and a little longer: until what waits has tried again. (A client may hear of an
+//!    operator's end much later than that was: it counts when the operator was sent.)
 //! 4. Damage is near a damaged block. It may be elsewhere where a block of metadata was damaged when the volume was opened, in this life or an
 //!    earlier one: metadata is read only then, and what has come back in an older state names what is not there any more. And a large data
 //!    block crosses extents, which lie anywhere.
@@ -86,14 +87,18 @@ impl Excuses {
         (self.log_was_damaged, self.metadata_was_damaged) = (false, false);
     }
 
-    /// Whether the disk has been full so lately that somebody may not know better.
-    pub(crate) fn lacked_space(&self) -> bool {
-        let since_us = self.clock.now_us().saturating_sub(RETRIED_US + 3 * self.stall_us);
+    pub(crate) fn now_us(&self) -> u64 {
+        self.clock.now_us()
+    }
+
+    /// Whether the disk was full so shortly before this moment, or after it, that somebody may not have known better.
+    pub(crate) fn lacked_space(&self, sent_us: u64) -> bool {
+        let since_us = sent_us.saturating_sub(RETRIED_US + 3 * self.stall_us);
         self.told().iter().any(|told| told.errno == nix::libc::ENOSPC && told.at_us >= since_us)
     }
 
-    /// Whether an operation may fail with this error; if not, why.
-    pub(crate) fn legitimate(&mut self, error: &Error) -> Result<(), String> {
+    /// Whether an operation that was sent at this moment may fail with this error; if not, why.
+    pub(crate) fn legitimate(&mut self, error: &Error, sent_us: u64) -> Result<(), String> {
         self.learn_damage();
         match error {
             Error::Corruption(corruption) => self.is_damaged(corruption.structure, corruption.offset),
@@ -102,7 +107,7 @@ impl Excuses {
             _ if self.disk.crashed() => Ok(()),
             Error::Closed if self.closing => Ok(()),
             Error::Closed | Error::Busy(_) => Err("nobody has closed it".into()),
-            Error::NoSpace(_) if self.lacked_space() => Ok(()),
+            Error::NoSpace(_) if self.lacked_space(sent_us) => Ok(()),
             Error::NoSpace(_) => Err("there is space".into()),
             Error::Io(error) => self.has_told((error.op, error.offset, error.length)).map(drop),
             Error::Poisoned { shard, cause } => self.may_be_poisoned(*shard, cause),
@@ -214,7 +219,7 @@ mod tests {
         let failed = IoError::from_errno(OpKind::Write, "disk", 8192, 4096, nix::libc::EIO);
         let poisoned = Error::Poisoned { shard: 0, cause: failed.to_string() };
         for error in [Error::Io(failed), poisoned, Error::NoSpace("full".into()), Error::corruption("root", "torn")] {
-            assert!(excuses.legitimate(&error).is_err(), "{error}");
+            assert!(excuses.legitimate(&error, 0).is_err(), "{error}");
         }
     }
 }

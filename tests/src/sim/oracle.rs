@@ -131,7 +131,16 @@ impl Oracle {
     /// # Panics
     /// When it may not.
     pub(crate) fn judge(&mut self, what: &str, error: &Error) {
-        if let Err(reason) = self.excuses.legitimate(error) {
+        let now_us = self.excuses.now_us();
+        self.judge_sent(what, error, now_us);
+    }
+
+    /// The same, of one that was sent at this moment, and whose end may have been heard of late.
+    ///
+    /// # Panics
+    /// When it may not.
+    pub(crate) fn judge_sent(&mut self, what: &str, error: &Error, sent_us: u64) {
+        if let Err(reason) = self.excuses.legitimate(error, sent_us) {
             panic!("{what} fails, which nothing excuses ({reason}): {error}");
         }
     }

@@ -37,7 +37,8 @@ pub(crate) struct Shift {
 /// A partition part of the shard, and the snapshot's number.
 type HeldSnapshot = ([u8; 2], u64);
 
-type Reply = Pin<Box<dyn Future<Output = Result<Result<()>>>>>;
+/// When the operator was sent, and its end.
+type Reply = Pin<Box<dyn Future<Output = (u64, Result<Result<()>>)>>>;
 
 /// One client.
 pub(crate) struct Client {
@@ -74,6 +75,12 @@ impl Shift {
 
     /// The value of an operation that succeeded. One that failed must have been allowed to.
     pub(crate) fn seen<T>(&self, what: &'static str, result: Result<T>) -> Option<T> {
+        let now_us = self.oracle.lock().excuses.now_us();
+        self.seen_late(what, result, now_us)
+    }
+
+    /// The same of one that was sent at this moment, and whose end may have been heard of late.
+    fn seen_late<T>(&self, what: &'static str, result: Result<T>, sent_us: u64) -> Option<T> {
         let mut tally = self.tally.borrow_mut();
         match result {
             Ok(value) => {
@@ -81,7 +88,7 @@ impl Shift {
                 Some(value)
             }
             Err(error) => {
-                self.oracle.lock().judge(what, &error);
+                self.oracle.lock().judge_sent(what, &error, sent_us);
                 tally.count_failure(what, &error);
                 None
             }
@@ -115,7 +122,10 @@ impl Shift {
             if let Err(Error::Busy(_)) = result {
                 // One that failed for want of space is under way until there is space again. Then the barrier has not opened.
                 let mut oracle = shift.oracle.lock();
-                assert!(oracle.excuses.lacked_space(), "a checkpoint is refused where none is under way");
+                assert!(
+                    oracle.excuses.lacked_space(oracle.excuses.now_us()),
+                    "a checkpoint is refused where none is under way"
+                );
                 oracle.no_barrier();
             } else if let Some(info) = shift.seen("checkpoint", result) {
                 assert_eq!((&info.name, &info.bytes[..]), (&name, name.as_bytes()));
@@ -197,12 +207,13 @@ impl Client {
     }
 
     pub(crate) fn push_operator(&mut self, reply: impl Future<Output = Result<Result<()>>> + 'static) {
-        self.operators.push(Box::pin(reply));
+        let sent_us = self.shift.oracle.lock().excuses.now_us();
+        self.operators.push(Box::pin(async move { (sent_us, reply.await) }));
     }
 
     async fn hear_of_operator(&mut self) {
-        if let Some(ended) = self.operators.next().await {
-            self.shift.seen("operator", ended.and_then(|result| result));
+        if let Some((sent_us, ended)) = self.operators.next().await {
+            self.shift.seen_late("operator", ended.and_then(|result| result), sent_us);
         }
     }
 
