@@ -180,9 +180,7 @@ impl WalWriter {
                         break;
                     }
                     shard.handle.sleep_us(RETRY_US).await;
-                    if !mutant!(SpaceNotNoticed) {
-                        wal.full.take();
-                    }
+                    wal.full.take();
                 }
                 Err(error) => {
                     mark!(PoisonedByLog);

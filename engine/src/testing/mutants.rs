@@ -130,8 +130,6 @@ siltstone_io::mutant_table! {
         "a shard goes on taking writes after its log has failed: it acknowledges what it cannot write, or waits for ever",
     LogFailureIsEverybodys:
         "a failed write of one shard's log counts as a failed flush of the volume: shards become read-only that no fault has hit",
-    SpaceNotNoticed:
-        "the log that has found no space tries again and tells nobody that it has succeeded: writes are refused although there is space",
     FlushFailureIgnored:
         "a failed flush of the device counts as done: acknowledged writes are lost in a crash",
     FailedFlushTriedAgain:
