@@ -42,5 +42,5 @@ pub use executor::{
     RemoteWake, Sleep, Turn,
 };
 pub use random::{Random, entropy};
-pub use sim::{Damage, SIM_FAULT_KINDS, SimDisk, SimFaults, SimOptions, SimStats};
+pub use sim::{Damage, SIM_FAULT_KINDS, SimDisk, SimFaults, SimOptions, SimStats, Told};
 pub use thread::{cpus, spawn_pinned};

@@ -23,8 +23,8 @@ fn two_runs_of_a_seed_are_the_same() {
 
 #[test]
 fn canaries_are_caught() {
-    for canary in [Canary::LostWrite, Canary::StrangeWrite] {
+    for (_, canary, _) in Canary::ALL {
         let limits = Limits { canary: Some(canary), ..Limits::default() };
-        assert!((0..5).any(|seed| run::simulate(seed, &limits).failure.is_some()), "{canary:?} passes");
+        assert!((0..8).any(|seed| run::simulate(seed, &limits).failure.is_some()), "{canary:?} passes");
     }
 }

@@ -277,6 +277,11 @@ impl Engine {
             )));
         }
         drop(shards);
+        if batch.len() > 1 && mutant!(HandleBatchSplit) {
+            let (first, rest) = batch.split();
+            self.shared.send(shard, None, move |shard| async move { shard.write(&first).await }).await??;
+            return self.shared.send(shard, None, move |shard| async move { shard.write(&rest).await }).await?;
+        }
         self.shared.send(shard, None, move |shard| async move { shard.write(&batch).await }).await?
     }
 

@@ -88,6 +88,14 @@ impl WriteBatch {
         start..self.bytes.len()
     }
 
+    /// The first write, and the others.
+    pub(crate) fn split(&self) -> (WriteBatch, WriteBatch) {
+        let (mut first, mut rest) = (self.clone(), self.clone());
+        first.operations.truncate(1);
+        rest.operations.drain(..1);
+        (first, rest)
+    }
+
     pub(crate) fn writes(&self) -> impl ExactSizeIterator<Item = Write<'_>> + Clone {
         self.operations.iter().map(|operation| Write {
             keyspace: &operation.keyspace,

@@ -184,6 +184,9 @@ impl WalWriter {
                 }
                 Err(error) => {
                     mark!(PoisonedByLog);
+                    if mutant!(LogFailureIsEverybodys) {
+                        shard.volume.no_flush_any_more(&error);
+                    }
                     shard.poison(&error);
                 }
             }

@@ -122,10 +122,14 @@ siltstone_io::mutant_table! {
     // Writes.
     BatchHalfLogged:
         "only the first operation of a batch goes into the log: after a crash half of it is there",
+    HandleBatchSplit:
+        "a batch through the engine's handle is applied in two steps: after a crash the first is there without the second",
     NoSpaceHalfApplied:
         "a batch that is refused for want of space has its first operation applied: half of it is there",
     PoisonNotHeeded:
         "a shard goes on taking writes after its log has failed: it acknowledges what it cannot write, or waits for ever",
+    LogFailureIsEverybodys:
+        "a failed write of one shard's log counts as a failed flush of the volume: shards become read-only that no fault has hit",
     FlushFailureIgnored:
         "a failed flush of the device counts as done: acknowledged writes are lost in a crash",
     FailedFlushTriedAgain:

@@ -277,13 +277,18 @@ impl Volume {
             return Ok(self.inner.device.flush().await?);
         }
         if let Err(error) = flushed {
-            let _ = failed.set(error.into());
+            self.no_flush_any_more(&error.into());
         }
         match failed.get() {
             Some(_) if mutant!(FlushFailureOfOtherShardIgnored) => Ok(()),
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }
+    }
+
+    /// All later flushes fail with this.
+    pub(crate) fn no_flush_any_more(&self, error: &Error) {
+        let _ = self.inner.parts.shared.failed_flush.set(error.clone());
     }
 
     /// Allocates an extent and reserves its space on the device.

@@ -10,6 +10,7 @@ use super::kinds::{FaultCounts, FaultKind};
 use super::operation::{SimOp, Submitted, Ticket};
 use super::overlay::{Damage, Overlay, Shown};
 use super::store::SparseBytes;
+use super::told::Told;
 use super::trace::Trace;
 use super::{SimFaults, SimOptions, SimStats};
 use crate::device::Geometry;
@@ -74,6 +75,7 @@ pub(super) struct DiskState {
     pub(super) unwritable: BTreeSet<u64>,
     pub(super) planned: Vec<Planned>,
     pub(super) counts: FaultCounts,
+    pub(super) told: Vec<Told>,
     // What goes on.
     pub(super) in_flight: BTreeMap<u64, InFlight>,
     pub(super) tickets: u64,
@@ -116,6 +118,7 @@ impl SimDisk {
             unwritable: BTreeSet::new(),
             planned: Vec::new(),
             counts: FaultCounts::default(),
+            told: Vec::new(),
             in_flight: BTreeMap::new(),
             tickets: 0,
             crashed: false,
@@ -206,6 +209,11 @@ impl SimDisk {
     /// How often each kind of fault was injected so far; kinds that were not are absent.
     pub fn fault_counts(&self) -> BTreeMap<&'static str, u64> {
         self.state().counts.by_name()
+    }
+
+    /// The operations that failed openly so far, behind the first `known` of them.
+    pub fn told(&self, known: usize) -> Vec<Told> {
+        self.state().told.get(known..).unwrap_or_default().to_vec()
     }
 
     /// Makes the next `times` operations of this kind that touch these offsets fail with this error number. With EIO, a write may have
@@ -331,8 +339,8 @@ impl SimDisk {
     }
 
     /// Takes effect; the result as a ring would give it, or `None` where the disk has crashed since.
-    pub(crate) fn complete(&self, ticket: Ticket, buffer: Option<&mut [u8]>) -> Option<i32> {
-        self.state().complete(ticket, buffer)
+    pub(crate) fn complete(&self, ticket: Ticket, buffer: Option<&mut [u8]>, now_us: u64) -> Option<i32> {
+        self.state().complete(ticket, buffer, now_us)
     }
 
     fn state(&self) -> MutexGuard<'_, DiskState> {

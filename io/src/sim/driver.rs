@@ -80,6 +80,6 @@ impl SimDriver {
 
     /// Lets it take effect; `None` where its disk has crashed.
     pub(crate) fn complete(&self, ticket: SimTicket, buffer: Option<&mut [u8]>) -> Option<i32> {
-        ticket.disk.complete(ticket.ticket, buffer)
+        ticket.disk.complete(ticket.ticket, buffer, self.clock.now_us())
     }
 }

@@ -57,6 +57,7 @@ mod overlay;
 mod store;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
+mod told;
 mod trace;
 
 pub use disk::SimDisk;
@@ -64,3 +65,4 @@ pub(crate) use driver::{SimAttachment, SimDriver};
 pub use kinds::SIM_FAULT_KINDS;
 pub use options::{SimFaults, SimOptions, SimStats};
 pub use overlay::Damage;
+pub use told::Told;

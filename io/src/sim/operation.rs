@@ -2,6 +2,7 @@
 
 use super::disk::{DiskState, InFlight};
 use super::kinds::FaultKind;
+use super::told::Told;
 use super::trace::data_hash;
 use crate::executor::POWER_LOST;
 use crate::{OpKind, Placement};
@@ -113,7 +114,7 @@ impl DiskState {
         Some(errno)
     }
 
-    pub(super) fn complete(&mut self, ticket: Ticket, buffer: Option<&mut [u8]>) -> Option<i32> {
+    pub(super) fn complete(&mut self, ticket: Ticket, buffer: Option<&mut [u8]>, now_us: u64) -> Option<i32> {
         let op = self.in_flight.remove(&ticket.0)?;
         let result = match op.errno {
             Some(POWER_LOST) => POWER_LOST,
@@ -125,6 +126,10 @@ impl DiskState {
                 None => self.perform(&op, buffer),
             },
         };
+        if [-libc::EIO, -libc::ENOSPC].contains(&result) {
+            let InFlight { kind: op, offset, len, .. } = op;
+            self.told.push(Told { op, offset, len, errno: -result, at_us: now_us });
+        }
         self.trace.add([COMPLETE_EVENT, ticket.0, result as u64]);
         if op.crash_after {
             self.crash();

@@ -7,8 +7,12 @@
 //! 2. What is recovered is one of the versions from the newest durable one on.
 //! 3. A checkpoint holds the last version of its epochs; where that one's write failed, maybe an earlier one. A write belongs to the epoch in which
 //!    the operation that makes it was sent.
+//!
+//! What of several cells may be there together `order` says.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use super::order::{History, Moment, Place, Standing};
 
 /// A value and when it expires; no value where it was deleted or never written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +35,20 @@ impl Version {
 /// Space and key.
 pub(crate) type CellId = (usize, Vec<u8>);
 
+/// One write of a cell.
+struct Attempt {
+    version: Version,
+    place: Place,
+    /// When it was sent, the same for all of a batch, and when its end was heard of.
+    begun: Moment,
+    ended: Moment,
+    /// Whether it ended well; nothing while it is in flight.
+    outcome: Option<bool>,
+}
+
 struct Cell {
     base: Vec<Version>,
-    run: Vec<Version>,
-    /// Of each version of the run, whether its write ended well (nothing while it is in flight), and its epoch.
-    outcomes: Vec<Option<bool>>,
-    epochs: Vec<u32>,
+    run: Vec<Attempt>,
     /// What a read may find: 0 is the base, others count versions of the run.
     visible: BTreeSet<usize>,
     /// The newest version that is durable.
@@ -51,18 +63,11 @@ pub(crate) struct Cells(BTreeMap<CellId, Cell>);
 
 impl Cell {
     fn new(base: Vec<Version>) -> Cell {
-        Cell {
-            base,
-            run: Vec::new(),
-            outcomes: Vec::new(),
-            epochs: Vec::new(),
-            visible: BTreeSet::from([0]),
-            durable: 0,
-        }
+        Cell { base, run: Vec::new(), visible: BTreeSet::from([0]), durable: 0 }
     }
 
     fn in_flight(&self) -> bool {
-        self.outcomes.last() == Some(&None)
+        self.run.last().is_some_and(|attempt| attempt.outcome.is_none())
     }
 
     fn versions(&self, which: impl IntoIterator<Item = usize>) -> Vec<Version> {
@@ -70,7 +75,7 @@ impl Cell {
         for index in which {
             match index {
                 0 => found.extend(self.base.iter().cloned()),
-                _ => found.push(self.run[index - 1].clone()),
+                _ => found.push(self.run[index - 1].version.clone()),
             }
         }
         found
@@ -79,18 +84,17 @@ impl Cell {
 
 impl Cells {
     /// A write begins.
-    pub(crate) fn begin(&mut self, id: &CellId, version: Version, epoch: u32) {
+    pub(crate) fn begin(&mut self, id: &CellId, version: Version, place: Place, begun: Moment) {
         let cell = self.0.entry(id.clone()).or_insert_with(|| Cell::new(vec![Version::absent()]));
         assert!(!cell.in_flight(), "a cell has one write at a time");
-        cell.run.push(version);
-        cell.outcomes.push(None);
-        cell.epochs.push(epoch);
+        cell.run.push(Attempt { version, place, begun, ended: Moment::MAX, outcome: None });
     }
 
     /// It ends.
-    pub(crate) fn end(&mut self, id: &CellId, succeeded: bool, durable: bool) {
+    pub(crate) fn end(&mut self, id: &CellId, succeeded: bool, durable: bool, ended: Moment) {
         let cell = self.0.get_mut(id).expect("the write has begun");
-        *cell.outcomes.last_mut().expect("the write has begun") = Some(succeeded);
+        let attempt = cell.run.last_mut().expect("the write has begun");
+        (attempt.ended, attempt.outcome) = (ended, Some(succeeded));
         if succeeded {
             cell.visible.clear();
             if durable {
@@ -130,7 +134,19 @@ impl Cells {
     /// Whether some version ever had this value.
     pub(crate) fn was_written(&self, id: &CellId, value: &[u8]) -> bool {
         let has = |version: &Version| version.value.as_deref() == Some(value);
-        self.0.get(id).is_some_and(|cell| cell.base.iter().chain(&cell.run).any(has))
+        let versions = |cell: &Cell| cell.base.iter().chain(cell.run.iter().map(|attempt| &attempt.version)).any(has);
+        self.0.get(id).is_some_and(versions)
+    }
+
+    /// Where and when the write was sent that gave a cell this value in the current run.
+    pub(crate) fn sent(&self, id: &CellId, value: &[u8]) -> Option<(Place, Moment)> {
+        let attempt = self.0.get(id)?.run.iter().find(|attempt| attempt.version.value.as_deref() == Some(value))?;
+        Some((attempt.place, attempt.begun))
+    }
+
+    /// Forgets a cell: for a check that must fail.
+    pub(crate) fn forget(&mut self, id: &CellId) {
+        self.0.remove(id);
     }
 
     /// What is certain to be applied now, and so durable after a sync that begins now.
@@ -151,8 +167,8 @@ impl Cells {
     /// Rule 3 for the checkpoint that ends this epoch, when everything that had begun has ended.
     pub(crate) fn cut(&self, epoch: u32) -> CutState {
         let state = |(id, cell): (&CellId, &Cell)| {
-            let last = cell.epochs.partition_point(|of| *of <= epoch);
-            let certain = (1..=last).rev().find(|index| cell.outcomes[index - 1] == Some(true)).unwrap_or(0);
+            let last = cell.run.partition_point(|attempt| attempt.place.epoch <= epoch);
+            let certain = (1..=last).rev().find(|index| cell.run[index - 1].outcome == Some(true)).unwrap_or(0);
             (id.clone(), cell.versions(certain..=last))
         };
         self.0.iter().map(state).collect()
@@ -162,6 +178,51 @@ impl Cells {
     pub(crate) fn allowed_after_recovery(&self, lower_bound: bool) -> CutState {
         let floor = |cell: &Cell| if lower_bound { cell.durable } else { 0 };
         self.0.iter().map(|(id, cell)| (id.clone(), cell.versions(floor(cell)..=cell.run.len()))).collect()
+    }
+
+    /// What a recovery has brought back of each cell, for who judges them together.
+    pub(crate) fn recovered_history(
+        &self,
+        found: &BTreeMap<CellId, Vec<u8>>,
+        expired_ms: u64,
+        lower_bound: bool,
+    ) -> History {
+        self.history(|id, cell| {
+            let value = found.get(id);
+            let fits = |version: &Version| match value {
+                Some(_) => version.value.as_ref() == value,
+                None => version.at(expired_ms).is_none(),
+            };
+            let floor = if lower_bound { cell.durable } else { 0 };
+            (floor..=cell.run.len()).filter(|index| cell.versions([*index]).iter().any(fits)).collect()
+        })
+    }
+
+    /// What reads show of each cell now.
+    pub(crate) fn visible_history(&self) -> History {
+        self.history(|_, cell| cell.visible.clone())
+    }
+
+    fn history(&self, candidates: impl Fn(&CellId, &Cell) -> BTreeSet<usize>) -> History {
+        let mut history = History::default();
+        for (id, cell) in &self.0 {
+            let candidates = candidates(id, cell);
+            let (Some(&least), Some(&most)) = (candidates.first(), candidates.last()) else { continue };
+            for (index, attempt) in (1..).zip(&cell.run) {
+                let standing = if index <= most {
+                    match index == least {
+                        true if index == most => Standing::Last,
+                        true => Standing::ThisOrLater,
+                        false => continue,
+                    }
+                } else {
+                    Standing::Lost { certain: attempt.outcome == Some(true) }
+                };
+                let name = || format!("cell {id:?}, version {index}");
+                history.add(attempt.place, (attempt.begun, attempt.ended), standing, name);
+            }
+        }
+        history
     }
 
     /// A new run begins on what was found; it must be among what is allowed. Nobody has told the shards the time yet, so that nothing is hidden;

@@ -1,13 +1,14 @@
-//! One damaged block in a volume at rest: what is read is right, or an error names the place.
+//! One damaged block in a volume at rest: what is read is right, or an error names the place; also where the volume is then opened for writing, with
+//! any number of shards, and written out and compacted. Healed, it shows everything.
 //!
 //! Faults of media are injected while clients work, too; but then much is damaged at a time, and much is excused by it. Here it is known what is
 //! there and which block is damaged, so what is shown is never excused, not even that it is older. An error must be near the block; only what metadata names,
 //! and the other blocks of a large value, may be anywhere.
 
-use siltstone::{Corruption, Durability, Error, Restore, Result};
+use siltstone::{Durability, Error, Restore, Result};
 use siltstone_io::Placement;
 
-use super::oracle::NEAR_BYTES;
+use super::excuses::{NEAR_BYTES, damage_in};
 use super::plan::{SPACES, Way};
 use super::workload::Shift;
 use super::world::{World, read_all};
@@ -34,6 +35,26 @@ impl World {
                 .borrow_mut()
                 .count(["metadata damaged", "log damaged", "level 0 damaged", "level damaged"][kind]);
         }
+    }
+
+    /// Damages a block, and opens the volume for writing: what was there must be there when the disk is healed.
+    pub(super) fn write_on_damage(&mut self, way: &Way) {
+        let kind = self.random.below(4) as usize;
+        let placement = [Placement::Metadata, Placement::Wal, Placement::Level0, Placement::Deep][kind];
+        let Some(place) = self.block_to_damage(placement, way) else { return };
+        self.disk().rot(place);
+        let way = Way { restore: Restore::Latest, retained: None, ..way.clone() };
+        let options = self.plan.options(self.simulation.options(), &way, &mut self.random);
+        if let Some(node) = named(self.simulation.open(options), placement, place) {
+            let shift = self.shift(&node, &way);
+            self.read_and_compare(&node, &shift, placement, place);
+            for written in [node.run(node.engine.flush()), node.run(node.engine.compact())] {
+                named(written, placement, place);
+            }
+            self.read_and_compare(&node, &shift, placement, place);
+        }
+        self.power_cycle();
+        self.tally.borrow_mut().count("written on damage");
     }
 
     fn block_to_damage(&mut self, placement: Placement, way: &Way) -> Option<u64> {
@@ -65,13 +86,17 @@ impl World {
         let options = self.plan.options(self.simulation.options(), &way, &mut self.random).read_only(true);
         let Some(node) = named(self.simulation.open(options), placement, place) else { return };
         let shift = self.shift(&node, &way);
+        self.read_and_compare(&node, &shift, placement, place);
+    }
+
+    fn read_and_compare(&self, node: &Node, shift: &Shift, placement: Placement, place: u64) {
         node.run(shift.tell_time());
         let now_ms = self.oracle.lock().now_ms;
         let found = node.run(read_all(&node.engine, shift.states.as_ref(), now_ms));
         if let Some(found) = named(found, placement, place) {
             self.check(&found);
         }
-        self.get_everything(&node, &shift, placement, place);
+        self.get_everything(node, shift, placement, place);
     }
 
     /// Every key by itself: through filters and indexes, which scans pass by.
@@ -106,19 +131,28 @@ impl World {
 
 /// What was read; or nothing, where an error names the damage.
 fn named<T>(result: Result<T>, placement: Placement, place: u64) -> Option<T> {
-    let names_it = |corruption: &Corruption| {
+    let names_it = |structure: &str, offset: Option<u64>| {
         let is_elsewhere = match placement {
             // What the root pages name.
             Placement::Metadata => true,
             Placement::Wal => false,
             // A large block crosses extents, which lie anywhere.
-            Placement::Level0 | Placement::Deep => corruption.structure == "data block",
+            Placement::Level0 | Placement::Deep => structure == "data block",
         };
-        is_elsewhere || corruption.offset.is_none_or(|offset| offset.abs_diff(place) < NEAR_BYTES)
+        is_elsewhere || offset.is_none_or(|offset| offset.abs_diff(place) < NEAR_BYTES)
     };
-    match result {
-        Ok(value) => Some(value),
-        Err(Error::Corruption(corruption)) if names_it(&corruption) => None,
-        Err(error) => panic!("{placement:?} at {place} is damaged, and the error does not name that: {error}"),
-    }
+    let error = match result {
+        Ok(value) => return Some(value),
+        Err(error) => error,
+    };
+    let is_named = match &error {
+        Error::Corruption(corruption) => names_it(corruption.structure, corruption.offset),
+        // Flush or compaction has come upon it.
+        Error::Poisoned { cause, .. } => {
+            damage_in(cause).is_some_and(|(structure, offset)| names_it(structure, offset))
+        }
+        _ => false,
+    };
+    assert!(is_named, "{placement:?} at {place} is damaged, and the error does not name that: {error}");
+    None
 }

@@ -4,7 +4,7 @@ use siltstone::{Durability, Error, KeyspaceOptions, Restore, Result, inspect};
 use siltstone_io::SimFaults;
 
 use super::operators::drop_snapshots;
-use super::plan::{Canary, Way};
+use super::plan::Way;
 use super::workload::Shift;
 use super::world::World;
 use crate::{Crashed, Node};
@@ -13,6 +13,7 @@ impl World {
     /// The end: no faults any more. What is there is all there, everything that is asked for is done, no space is lost, and opening again
     /// changes nothing.
     pub(super) fn finish(&mut self) {
+        self.finishing = true;
         self.simulation.disk.heal();
         let way = self.any_way();
         let Some(node) = self.recover(&way, false) else { return };
@@ -26,12 +27,13 @@ impl World {
         assert!(survived.is_ok(), "the power fails where no crash was planned");
         assert_eq!(self.tally.borrow().failures(), failures, "operations fail without faults");
         self.audit(&node, &shift);
+        if way.durability == Durability::Checkpoint {
+            // Only that outlasts the life.
+            node.run(shift.checkpoint());
+        }
         let closed = node.close();
         assert!(closed.is_ok(), "{closed:?}");
         self.verify();
-        if way.durability == Durability::Checkpoint {
-            return;
-        }
         {
             let mut oracle = self.oracle.lock();
             let applied = oracle.applied();
@@ -39,6 +41,7 @@ impl World {
         }
         self.read_only(&way);
         self.damage_at_rest(&way);
+        self.write_on_damage(&way);
         for _ in 0..2 {
             let way = Way { restore: Restore::Latest, durability: Durability::Sync, retained: None };
             drop(self.recover(&way, false));
@@ -66,23 +69,6 @@ impl World {
         drop((shift, node));
         assert_eq!(self.disk().write_ops(), written, "a volume that is open for reading only was written to");
         self.tally.borrow_mut().count("open for reading only");
-    }
-
-    /// Makes the oracle wrong, where that is asked for: what follows must notice.
-    fn put_canary(&mut self) {
-        let mut oracle = self.oracle.lock();
-        match self.plan.canary {
-            None => {}
-            Some(Canary::LostWrite) => {
-                let id = oracle.journal.submit([b'p', 0], Vec::new());
-                oracle.journal.apply(0, id);
-            }
-            Some(Canary::StrangeWrite) => {
-                let id = oracle.journal.submit([b'p', 0], vec![(vec![b'k', 0], Some(b"canary".to_vec()))]);
-                oracle.journal.apply(0, id);
-                oracle.journal.forget_one();
-            }
-        }
     }
 
     /// Whatever has failed in a life: the extents in use are those that somebody refers to. (A shard that cannot write any more does not know.)

@@ -14,6 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::order::{History, Moment, Place, Standing};
+
 /// Names a write; greater ones were submitted later.
 pub(crate) type WriteId = u64;
 
@@ -33,12 +35,16 @@ pub(crate) struct Write {
     typed: bool,
     /// Its place in its shard's order of application, once it was applied.
     applied: u32,
+    /// When that was.
+    moment: Moment,
 }
 
 /// All writes ever, and the shards of the current run.
 #[derive(Default)]
 pub(crate) struct Journal {
     writes: BTreeMap<WriteId, Write>,
+    /// The writes that gave a key a value.
+    writers: BTreeMap<Vec<u8>, Vec<WriteId>>,
     /// What the current run began with.
     base: BTreeSet<WriteId>,
     /// What was submitted in the current run.
@@ -66,7 +72,10 @@ impl Journal {
     fn add(&mut self, part: [u8; 2], changes: Vec<(Vec<u8>, Option<Vec<u8>>)>, typed: bool) -> WriteId {
         let id = self.writes.last_key_value().map_or(1, |(id, _)| id + 1);
         let (run, epoch) = (self.run, self.epoch);
-        self.writes.insert(id, Write { part, changes, run, epoch, typed, applied: 0 });
+        for (key, _) in changes.iter().filter(|(_, value)| value.is_some()) {
+            self.writers.entry([&part[..], key].concat()).or_default().push(id);
+        }
+        self.writes.insert(id, Write { part, changes, run, epoch, typed, applied: 0, moment: 0 });
         self.submitted.insert(id);
         id
     }
@@ -81,11 +90,11 @@ impl Journal {
     }
 
     /// A write has been applied in a shard.
-    pub(crate) fn apply(&mut self, shard: usize, id: WriteId) {
+    pub(crate) fn apply(&mut self, shard: usize, id: WriteId, moment: Moment) {
         let applied = &mut self.applied[shard];
         applied.push(id);
         let write = self.writes.get_mut(&id).expect("applied writes were submitted");
-        write.applied = applied.len() as u32;
+        (write.applied, write.moment) = (applied.len() as u32, moment);
         for (key, value) in &write.changes {
             change(&mut self.current, &write.part, key, value.as_ref());
         }
@@ -187,6 +196,21 @@ impl Journal {
         );
     }
 
+    /// What of the run was recovered and what was not, for who judges it together with other writes.
+    pub(crate) fn tell(&self, recovered: &BTreeSet<WriteId>, unsure: &BTreeSet<WriteId>, history: &mut History) {
+        for (shard, applied) in self.applied.iter().enumerate() {
+            for id in applied.iter().filter(|id| !unsure.contains(id)) {
+                let write = &self.writes[id];
+                let standing = match recovered.contains(id) {
+                    true => Standing::Last,
+                    false => Standing::Lost { certain: true },
+                };
+                let place = Place { shard, epoch: write.epoch };
+                history.add(place, (write.moment, write.moment), standing, || format!("write {id}"));
+            }
+        }
+    }
+
     /// Rule 5.
     pub(crate) fn check_exact(&self, recovered: &BTreeSet<WriteId>, expected: &BTreeSet<WriteId>) {
         let missing: Vec<_> = expected.difference(recovered).collect();
@@ -209,11 +233,10 @@ impl Journal {
 
     /// Whether some write ever gave a key this value.
     pub(crate) fn was_written(&self, key: &[u8], value: &[u8]) -> bool {
-        let gave = |write: &Write| {
-            key.starts_with(&write.part)
-                && write.changes.iter().any(|(changed, to)| key[2..] == changed[..] && to.as_deref() == Some(value))
+        let gave = |id: &WriteId| {
+            self.writes[id].changes.iter().any(|(changed, to)| key[2..] == changed[..] && to.as_deref() == Some(value))
         };
-        self.writes.values().any(gave)
+        self.writers.get(key).is_some_and(|writers| writers.iter().any(gave))
     }
 
     /// Forgets some write that a read shows: for a check that must fail.
@@ -222,6 +245,13 @@ impl Journal {
         if let Some(id) = applied.last() {
             self.base.remove(id);
             self.applied.iter_mut().for_each(|of_shard| of_shard.retain(|other| other != id));
+        }
+    }
+
+    /// Forgets that one of these was submitted in the current run: for a check that must fail.
+    pub(crate) fn forget_submission(&mut self, recovered: &BTreeSet<WriteId>) {
+        if let Some(id) = recovered.intersection(&self.submitted).next().copied() {
+            self.submitted.remove(&id);
         }
     }
 

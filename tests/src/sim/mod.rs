@@ -16,14 +16,17 @@
 //! 6. Opening again changes nothing.
 //! 7. Same seed, same run.
 
+mod canary;
 mod cells;
 mod clients;
 mod damage;
+mod excuses;
 mod finish;
 mod journal;
 mod local;
 mod operators;
 mod oracle;
+mod order;
 mod plan;
 pub mod run;
 mod tally;

@@ -15,6 +15,7 @@ use siltstone::{Epoch, Keyspace, LocalShard, Result, ScanRange, Snapshot, WriteB
 use super::cells::{CellId, Version};
 use super::journal::{Data, WriteId, id_of};
 use super::oracle::SharedOracle;
+use super::order::Place;
 use super::plan::CELL_SPACES;
 use super::workload::Client;
 
@@ -119,7 +120,10 @@ impl Client {
         let time_ms = self.random.chance(0.5).then(|| now_ms + self.random.below(500));
         let visit = Visit {
             oracle: self.shift.oracle.clone(),
-            epoch: self.shift.oracle.lock().journal.epoch(),
+            place: Place {
+                shard: usize::from(self.shift.engine.shard_of(&part).0),
+                epoch: self.shift.oracle.lock().journal.epoch(),
+            },
             time_ms: time_ms.unwrap_or(now_ms),
             durable: self.shift.acknowledges_durable(),
         };
@@ -279,8 +283,7 @@ enum Order {
 /// An operator on cells.
 struct Visit {
     oracle: SharedOracle,
-    /// The epoch in which it was sent.
-    epoch: u32,
+    place: Place,
     time_ms: u64,
     /// Whether what is acknowledged is durable.
     durable: bool,
@@ -288,8 +291,8 @@ struct Visit {
 
 impl Order {
     async fn run(self, shard: &LocalShard, visit: &Visit, id: &CellId, keyspace: &Keyspace) -> Result<()> {
-        let Visit { oracle, epoch, time_ms, durable } = visit;
-        let begin = |version: Version| oracle.lock().cells.begin(id, version, *epoch);
+        let Visit { oracle, place, time_ms, durable } = visit;
+        let begin = |version: Version| oracle.lock().begin_cells([(id.clone(), version)], *place);
         let written = match self {
             Order::Get => {
                 let found = shard.get(keyspace, &id.1).await?.map(|value| value.to_vec());
@@ -310,7 +313,7 @@ impl Order {
                 shard.delete(keyspace, &id.1).await
             }
         };
-        oracle.lock().cells.end(id, written.is_ok(), *durable);
+        oracle.lock().end_cells([id], written.is_ok(), *durable);
         written
     }
 }

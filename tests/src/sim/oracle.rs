@@ -1,13 +1,14 @@
-//! What must hold, in one place: the operators' journal, the cells, the checkpoints, the keyspaces that were created, and which errors are legitimate.
+//! What must hold, in one place: the operators' journal, the cells, the checkpoints, the keyspaces that were created, and (in `excuses`) which errors are legitimate.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use siltstone::{Durability, Error};
-use siltstone_io::{Damage, Placement, SimDisk};
 
-use super::cells::{CellId, Cells, CutState};
+use super::cells::{CellId, Cells, CutState, Version};
+use super::excuses::Excuses;
 use super::journal::{Journal, WriteId};
+use super::order::{Moment, Place};
 use super::plan::Contract;
 use super::typed::{State, Typed};
 
@@ -52,17 +53,10 @@ pub(crate) struct Oracle {
     /// Names of keyspaces whose creation was acknowledged.
     pub(crate) created: BTreeSet<String>,
     pub(crate) now_ms: u64,
-    /// Faults of which operations may tell that had been injected when this life began.
-    excuses_before: u64,
-    /// Any damage ever: where and what.
-    damage: BTreeMap<u64, Damage>,
-    /// Since the last comparison the volume was opened while a log's block was damaged: what was acknowledged may be gone.
-    pub(crate) log_was_damaged: bool,
-    /// Somebody has begun to close the engine.
-    pub(crate) closing: bool,
+    pub(crate) excuses: Excuses,
     /// Names checkpoints and the like.
     counter: u64,
-    disk: SimDisk,
+    moments: Moment,
 }
 
 /// The oracle, shared by clients and the operators that they ship.
@@ -70,7 +64,7 @@ pub(crate) struct Oracle {
 pub(crate) struct SharedOracle(Arc<Mutex<Oracle>>);
 
 impl SharedOracle {
-    pub(crate) fn new(contract: Contract, disk: SimDisk) -> Self {
+    pub(crate) fn new(contract: Contract, excuses: Excuses) -> Self {
         SharedOracle(Arc::new(Mutex::new(Oracle {
             contract,
             journal: Journal::default(),
@@ -80,12 +74,9 @@ impl SharedOracle {
             pending: Vec::new(),
             created: BTreeSet::new(),
             now_ms: 1000,
-            excuses_before: 0,
-            damage: BTreeMap::new(),
-            log_was_damaged: false,
-            closing: false,
+            excuses,
             counter: 0,
-            disk,
+            moments: 0,
         })))
     }
 
@@ -100,9 +91,27 @@ impl Oracle {
         self.counter
     }
 
+    fn moment(&mut self) -> Moment {
+        self.moments += 1;
+        self.moments
+    }
+
+    /// A write of these cells begins: all of them or none.
+    pub(crate) fn begin_cells(&mut self, versions: impl IntoIterator<Item = (CellId, Version)>, place: Place) {
+        let moment = self.moment();
+        versions.into_iter().for_each(|(id, version)| self.cells.begin(&id, version, place, moment));
+    }
+
+    /// It has ended.
+    pub(crate) fn end_cells<'c>(&mut self, ids: impl IntoIterator<Item = &'c CellId>, succeeded: bool, durable: bool) {
+        let moment = self.moment();
+        ids.into_iter().for_each(|id| self.cells.end(id, succeeded, durable, moment));
+    }
+
     /// A write has been applied in a shard.
     pub(crate) fn apply(&mut self, shard: usize, id: WriteId) {
-        self.journal.apply(shard, id);
+        let moment = self.moment();
+        self.journal.apply(shard, id, moment);
         self.typed.apply(id);
     }
 
@@ -122,98 +131,18 @@ impl Oracle {
     /// # Panics
     /// When it may not.
     pub(crate) fn judge(&mut self, what: &str, error: &Error) {
-        if let Err(reason) = self.legitimate(error) {
+        let now_us = self.excuses.now_us();
+        self.judge_sent(what, error, now_us);
+    }
+
+    /// The same, of one that was sent at this moment, and whose end may have been heard of late.
+    ///
+    /// # Panics
+    /// When it may not.
+    pub(crate) fn judge_sent(&mut self, what: &str, error: &Error, sent_us: u64) {
+        if let Err(reason) = self.excuses.legitimate(error, sent_us) {
             panic!("{what} fails, which nothing excuses ({reason}): {error}");
         }
-    }
-
-    fn legitimate(&mut self, error: &Error) -> Result<(), String> {
-        self.learn_damage();
-        match error {
-            // A large block may cross extents, which lie anywhere: it is named by its beginning.
-            Error::Corruption(corruption) if corruption.structure == "data block" => {
-                self.is_damaged(corruption.offset).or_else(|reason| match self.is_table_damaged() {
-                    true => Ok(()),
-                    false => Err(reason),
-                })
-            }
-            Error::Corruption(corruption) => self.is_damaged(corruption.offset),
-            Error::NotFound(_) if self.log_was_damaged => Ok(()),
-            Error::NotAVolume { .. } | Error::Version { .. } => self.is_damaged(Some(0)),
-            _ if self.disk.crashed() => Ok(()),
-            Error::Closed if self.closing => Ok(()),
-            Error::Closed | Error::Busy(_) => Err("nobody has closed it".into()),
-            Error::NoSpace(_) if self.lacked_space() => Ok(()),
-            Error::NoSpace(_) => Err("there is space".into()),
-            Error::Io(_) | Error::Poisoned { .. } => match self.excuses() > self.excuses_before || self.persistent() {
-                true => Ok(()),
-                false if self.contract == Contract::Media => self.is_damaged(None),
-                false => Err("the device has not failed".into()),
-            },
-            _ => Err("such errors are the caller's".into()),
-        }
-    }
-
-    /// Whether the disk was ever full.
-    pub(crate) fn lacked_space(&self) -> bool {
-        self.disk.fault_counts().contains_key("no space")
-    }
-
-    /// Faults of which an operation tells.
-    fn excuses(&self) -> u64 {
-        let counts = self.disk.fault_counts();
-        TELLING.iter().chain(&PERSISTENT).filter_map(|name| counts.get(name)).sum()
-    }
-
-    /// Blocks that have failed for ever go on to fail in later lives.
-    fn persistent(&self) -> bool {
-        let counts = self.disk.fault_counts();
-        PERSISTENT.iter().any(|name| counts.contains_key(name))
-    }
-
-    fn learn_damage(&mut self) {
-        for damage in self.disk.atlas() {
-            self.damage.insert(damage.offset, damage);
-        }
-    }
-
-    /// Whether some block near this place is or was damaged: errors name a structure's beginning, or the extent.
-    fn is_damaged(&self, offset: Option<u64>) -> Result<(), String> {
-        if self.contract != Contract::Media {
-            return Err("the device has lied about nothing".into());
-        }
-        // Metadata that has come back in an older state names what is not there any more: the error then is elsewhere.
-        let stale = |damage: &Damage| damage.placement == Some(Placement::Metadata);
-        let near =
-            |damage: &&Damage| stale(damage) || offset.is_none_or(|offset| damage.offset.abs_diff(offset) < NEAR_BYTES);
-        match self.damage.values().find(near) {
-            Some(_) => Ok(()),
-            None => Err(format!(
-                "no damage near byte {offset:?}; there is some at {:?}",
-                self.damage.keys().collect::<Vec<_>>()
-            )),
-        }
-    }
-
-    /// Whether some block of an SST is or was damaged.
-    fn is_table_damaged(&self) -> bool {
-        let of_table = |damage: &Damage| !matches!(damage.placement, Some(Placement::Wal | Placement::Metadata));
-        self.damage.values().any(of_table)
-    }
-
-    /// A life begins: from now on errors need a new excuse.
-    pub(crate) fn begin_life(&mut self) {
-        self.excuses_before = self.excuses();
-        self.closing = false;
-    }
-
-    /// The volume is about to be opened: remembers whether its logs are damaged.
-    pub(crate) fn before_opening(&mut self) {
-        self.learn_damage();
-        let of_log = |damage: &Damage| {
-            damage.placement.is_none_or(|placement| matches!(placement, Placement::Wal | Placement::Metadata))
-        };
-        self.log_was_damaged |= self.disk.atlas().iter().any(of_log);
     }
 
     /// A barrier opens for a checkpoint of this name.
@@ -308,18 +237,3 @@ impl Oracle {
         self.cells.was_written(id, value)
     }
 }
-
-/// How far from a block an error may name its place: SSTs and logs are named by extent.
-pub(crate) const NEAR_BYTES: u64 = 256 << 10;
-
-/// Faults of which operations tell, by the disk's names.
-const TELLING: [&str; 6] = [
-    "transient read error",
-    "transient write error",
-    "failed flush",
-    "failed discard",
-    "failed allocation",
-    "no space",
-];
-/// Those that go on until the disk is healed.
-const PERSISTENT: [&str; 2] = ["unreadable block", "unwritable block"];

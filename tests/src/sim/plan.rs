@@ -83,6 +83,40 @@ pub enum Canary {
     LostWrite,
     /// The oracle does not know of a write that was made.
     StrangeWrite,
+    /// In a recovery: a write was acknowledged as durable that is not there.
+    DurableWriteLost,
+    /// In a recovery: a write is there that was never submitted.
+    WriteNeverSubmitted,
+    /// In a recovery: a cell was acknowledged as durable that is not there.
+    DurableCellLost,
+    /// In a recovery: a cell is there that was never written.
+    CellNeverWritten,
+    /// In a recovery: a cell is not there that was written before others, which are.
+    EarlierCellLost,
+    /// In a recovery: of a batch of cells one is there and one is not.
+    HalfBatch,
+}
+
+impl Canary {
+    /// All of them: each with the name by which it is asked for, and what the oracle is made to believe.
+    pub const ALL: [(&str, Canary, &str); 8] = [
+        ("canary-lost-write", Canary::LostWrite, "a write counts as made that never was"),
+        ("canary-strange-write", Canary::StrangeWrite, "the oracle does not know of a write"),
+        (
+            "canary-durable-write-lost",
+            Canary::DurableWriteLost,
+            "a write that never was counts as durable in a recovery",
+        ),
+        ("canary-write-never-submitted", Canary::WriteNeverSubmitted, "a recovery finds a write that nobody submitted"),
+        ("canary-durable-cell-lost", Canary::DurableCellLost, "a cell that never was counts as durable in a recovery"),
+        ("canary-cell-never-written", Canary::CellNeverWritten, "a recovery finds a cell that nobody wrote"),
+        (
+            "canary-earlier-cell-lost",
+            Canary::EarlierCellLost,
+            "a recovery lacks a cell that was written before the others",
+        ),
+        ("canary-half-batch", Canary::HalfBatch, "a recovery finds half of a batch"),
+    ];
 }
 
 /// How a life begins.

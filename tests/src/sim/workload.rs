@@ -12,6 +12,7 @@ use siltstone_io::Random;
 
 use super::cells::{CellId, Version};
 use super::oracle::SharedOracle;
+use super::order::Place;
 use super::plan::{CELL_SPACES, Contract, SPACES};
 use super::tally::Tally;
 use super::typed::{States, TypedPlan};
@@ -36,7 +37,8 @@ pub(crate) struct Shift {
 /// A partition part of the shard, and the snapshot's number.
 type HeldSnapshot = ([u8; 2], u64);
 
-type Reply = Pin<Box<dyn Future<Output = Result<Result<()>>>>>;
+/// When the operator was sent, and its end.
+type Reply = Pin<Box<dyn Future<Output = (u64, Result<Result<()>>)>>>;
 
 /// One client.
 pub(crate) struct Client {
@@ -73,6 +75,12 @@ impl Shift {
 
     /// The value of an operation that succeeded. One that failed must have been allowed to.
     pub(crate) fn seen<T>(&self, what: &'static str, result: Result<T>) -> Option<T> {
+        let now_us = self.oracle.lock().excuses.now_us();
+        self.seen_late(what, result, now_us)
+    }
+
+    /// The same of one that was sent at this moment, and whose end may have been heard of late.
+    fn seen_late<T>(&self, what: &'static str, result: Result<T>, sent_us: u64) -> Option<T> {
         let mut tally = self.tally.borrow_mut();
         match result {
             Ok(value) => {
@@ -80,7 +88,7 @@ impl Shift {
                 Some(value)
             }
             Err(error) => {
-                self.oracle.lock().judge(what, &error);
+                self.oracle.lock().judge_sent(what, &error, sent_us);
                 tally.count_failure(what, &error);
                 None
             }
@@ -114,7 +122,10 @@ impl Shift {
             if let Err(Error::Busy(_)) = result {
                 // One that failed for want of space is under way until there is space again. Then the barrier has not opened.
                 let mut oracle = shift.oracle.lock();
-                assert!(oracle.lacked_space(), "a checkpoint is refused where none is under way");
+                assert!(
+                    oracle.excuses.lacked_space(oracle.excuses.now_us()),
+                    "a checkpoint is refused where none is under way"
+                );
                 oracle.no_barrier();
             } else if let Some(info) = shift.seen("checkpoint", result) {
                 assert_eq!((&info.name, &info.bytes[..]), (&name, name.as_bytes()));
@@ -129,7 +140,7 @@ impl Shift {
     pub(crate) async fn close(&self) {
         let applied = {
             let mut oracle = self.oracle.lock();
-            oracle.closing = true;
+            oracle.excuses.closing = true;
             oracle.applied()
         };
         let closed = self.engine.close().await;
@@ -196,12 +207,13 @@ impl Client {
     }
 
     pub(crate) fn push_operator(&mut self, reply: impl Future<Output = Result<Result<()>>> + 'static) {
-        self.operators.push(Box::pin(reply));
+        let sent_us = self.shift.oracle.lock().excuses.now_us();
+        self.operators.push(Box::pin(async move { (sent_us, reply.await) }));
     }
 
     async fn hear_of_operator(&mut self) {
-        if let Some(ended) = self.operators.next().await {
-            self.shift.seen("operator", ended.and_then(|result| result));
+        if let Some((sent_us, ended)) = self.operators.next().await {
+            self.shift.seen_late("operator", ended.and_then(|result| result), sent_us);
         }
     }
 
@@ -259,7 +271,7 @@ impl Client {
         let (id, value) = (self.any_cell(), self.any_value());
         let keyspace = self.space(&id);
         let expires_ms = Self::expiry(id.0, self.shift.oracle.lock().now_ms);
-        self.begin(&id, Version { value: Some(value.clone()), expires_ms });
+        self.begin([(id.clone(), Version { value: Some(value.clone()), expires_ms })]);
         let result = self.shift.engine.put(&keyspace, &id.1, &value).await;
         self.end("put", &[id], result);
     }
@@ -267,7 +279,7 @@ impl Client {
     async fn delete(&mut self) {
         let id = self.any_cell();
         let keyspace = self.space(&id);
-        self.begin(&id, Version::absent());
+        self.begin([(id.clone(), Version::absent())]);
         let result = self.shift.engine.delete(&keyspace, &id.1).await;
         self.end("delete", &[id], result);
     }
@@ -283,10 +295,11 @@ impl Client {
             .collect();
         let ids: Vec<CellId> = ids.into_iter().collect();
         let mut batch = WriteBatch::new();
+        let mut versions = Vec::new();
         for id in &ids {
             let keyspace = self.space(id);
             if self.random.chance(0.2) {
-                self.begin(id, Version::absent());
+                versions.push((id.clone(), Version::absent()));
                 batch.delete(&keyspace, &id.1);
                 continue;
             }
@@ -301,23 +314,35 @@ impl Client {
                 None => batch.put(&keyspace, &id.1, &value),
             };
             let expires_ms = expires_ms.or(Self::expiry(id.0, now_ms));
-            self.begin(id, Version { value: Some(value), expires_ms });
+            versions.push((id.clone(), Version { value: Some(value), expires_ms }));
         }
+        self.begin(versions);
         let result = self.shift.engine.write(batch).await;
         self.end("write", &ids, result);
     }
 
-    /// A write begins, which is sent at once.
-    fn begin(&self, id: &CellId, version: Version) {
+    /// A write of cells of one shard begins, which is sent at once.
+    fn begin(&self, versions: impl IntoIterator<Item = (CellId, Version)>) {
+        let mut versions = versions.into_iter().peekable();
+        let Some((first, _)) = versions.peek() else { return };
         let mut oracle = self.shift.oracle.lock();
-        let epoch = oracle.journal.epoch();
-        oracle.cells.begin(id, version, epoch);
+        let place = Place { shard: self.shard_of(first), epoch: oracle.journal.epoch() };
+        oracle.begin_cells(versions, place);
+    }
+
+    /// The shard of a cell.
+    pub(crate) fn shard_of(&self, id: &CellId) -> usize {
+        let part = match SPACES[id.0].partition {
+            Partition::Prefix(bytes) => &id.1[..usize::from(bytes)],
+            _ => &id.1,
+        };
+        usize::from(self.shift.engine.shard_of(part).0)
     }
 
     fn end(&mut self, what: &'static str, ids: &[CellId], result: Result<()>) {
         let durable = self.shift.acknowledges_durable();
         let mut oracle = self.shift.oracle.lock();
-        ids.iter().for_each(|id| oracle.cells.end(id, result.is_ok(), durable));
+        oracle.end_cells(ids, result.is_ok(), durable);
         drop(oracle);
         self.shift.seen(what, result);
     }
@@ -386,7 +411,7 @@ impl Client {
         let entries = collect(&self.shift.engine, &self.shift.spaces[0].clone(), range).await;
         let Some(entries) = self.shift.seen("scan beside writes", entries) else { return };
         let oracle = self.shift.oracle.lock();
-        for (key, value) in entries.iter().take(20) {
+        for (key, value) in &entries {
             assert!(oracle.journal.was_written(key, value), "a scan finds a value of {key:?} that nobody wrote");
         }
     }

@@ -10,6 +10,7 @@ use siltstone_io::{OpKind, Random, SimFaults};
 
 use super::cells::{CellId, CutState};
 use super::clients::Clients;
+use super::excuses::Excuses;
 use super::journal::{WriteId, id_of};
 use super::oracle::{Oracle, SharedOracle};
 use super::plan::{CELL_SPACES, Contract, Plan, SPACES, Way};
@@ -37,24 +38,28 @@ pub(crate) struct World {
     created: bool,
     /// The device has lied about metadata, and the engine has written on top of that: not even the truth makes it whole any more.
     lost: bool,
+    /// Whether this is the last life.
+    pub(super) finishing: bool,
 }
 
 /// Everything that is in the volume.
 pub(super) struct Found {
     checkpoints: Vec<String>,
-    journal: BTreeSet<WriteId>,
+    pub(super) journal: BTreeSet<WriteId>,
     data: BTreeMap<Vec<u8>, Vec<u8>>,
-    cells: BTreeMap<CellId, Vec<u8>>,
+    pub(super) cells: BTreeMap<CellId, Vec<u8>>,
     typed: State,
 }
 
 impl World {
     pub(crate) fn new(plan: Plan, tally: Rc<RefCell<Tally>>) -> World {
         let simulation = Simulation::with(plan.seed, plan.device.clone(), plan.skip_chance);
-        let oracle = SharedOracle::new(plan.contract, simulation.disk.clone());
+        let (disk, clock) = (simulation.disk.clone(), simulation.clock.clone());
+        let excuses = Excuses::new(plan.contract, disk, clock, plan.faults.stall_us.end);
+        let oracle = SharedOracle::new(plan.contract, excuses);
         let random = Random::new(plan.seed ^ 0x77_6f72_6c64);
         oracle.lock().typed.ttl_ms = plan.typed.ttl_ms;
-        World { plan, simulation, random, oracle, tally, lives: 0, created: false, lost: false }
+        World { plan, simulation, random, oracle, tally, lives: 0, created: false, lost: false, finishing: false }
     }
 
     /// The simulation itself; panics where something is not as it must be.
@@ -223,6 +228,8 @@ impl World {
             let observed = oracle.cells.observe(&id, value, now_ms);
             assert!(observed.is_ok(), "cell {id:?} at rest: {observed:?}");
         }
+        let whole = oracle.cells.visible_history().check_batches();
+        assert!(whole.is_ok(), "cells at rest: {whole:?}");
         let strange: Vec<_> =
             found.cells.iter().filter(|(id, value)| !oracle.was_written(id, value)).map(|(id, _)| id).collect();
         assert!(strange.is_empty(), "cells {strange:?} are there that were never written");
@@ -284,8 +291,8 @@ impl World {
             let options = self.plan.options(self.simulation.options(), way, &mut self.random);
             {
                 let mut oracle = self.oracle.lock();
-                oracle.begin_life();
-                oracle.before_opening();
+                oracle.excuses.begin_life();
+                oracle.excuses.before_opening();
             }
             self.tell(|| format!("opening, attempt {attempt}, faults {faulty}, {way:?}, {options:?}"));
             let opened = self.simulation.open(options);
@@ -308,7 +315,7 @@ impl World {
                     self.oracle.lock().judge("recovery", &error);
                     self.tally.borrow_mut().count_failure("open", &error);
                     if !self.simulation.disk.crashed() {
-                        if !faulty && self.oracle.lock().log_was_damaged {
+                        if !faulty && self.oracle.lock().excuses.metadata_was_damaged {
                             self.tally.borrow_mut().count("volume lost to stale metadata");
                             self.lost = true;
                             return None;
@@ -335,9 +342,16 @@ impl World {
         };
         let Ok(found) = node.try_run(read) else { return Err(Error::Closed) };
         let found = found?;
+        let lower_bound = {
+            let mut oracle = self.oracle.lock();
+            oracle.excuses.before_opening();
+            !oracle.excuses.log_was_damaged
+        };
+        let is_latest = way.restore == Restore::Latest && way.durability != Durability::Checkpoint;
+        if lower_bound && is_latest && !self.disk().crashed() {
+            self.put_canary_in_recovery(&found);
+        }
         let mut oracle = self.oracle.lock();
-        oracle.before_opening();
-        let lower_bound = !oracle.log_was_damaged;
         if lower_bound {
             oracle.found_checkpoints(&found.checkpoints);
         } else {
@@ -369,6 +383,9 @@ impl World {
                 let created = node.engine.keyspaces();
                 let missing: Vec<_> = oracle.created.iter().filter(|name| !created.contains(name)).collect();
                 assert!(missing.is_empty() || !lower_bound, "keyspaces {missing:?} were created and are gone");
+                let history = oracle.cells.recovered_history(&found.cells, now_ms, lower_bound);
+                let whole = history.check_batches();
+                assert!(whole.is_ok(), "cells that were recovered: {whole:?}");
                 (oracle.cells.allowed_after_recovery(lower_bound), now_ms)
             }
         };
@@ -381,7 +398,7 @@ impl World {
         assert!(recovered.is_ok(), "{recovered:?}");
         oracle.journal.begin_run(found.journal, node.engine.shards());
         oracle.typed.begin_run(typed);
-        oracle.log_was_damaged = false;
+        oracle.excuses.compared();
         Ok(())
     }
 
@@ -397,6 +414,10 @@ impl World {
             recovered.unwrap_or_else(|reason| panic!("typed state that was recovered: {reason}"));
         let writes = writes.union(&found.journal).copied().collect();
         oracle.journal.check_recovered(&writes, &unsure, true);
+        let mut history = oracle.cells.recovered_history(&found.cells, oracle.now_ms, true);
+        oracle.journal.tell(&writes, &unsure, &mut history);
+        let ordered = history.check_order();
+        assert!(ordered.is_ok(), "a shard's writes were recovered out of order: {ordered:?}");
         state
     }
 }

@@ -54,7 +54,7 @@ enum Command {
         #[command(flatten)]
         limits: LimitArgs,
     },
-    /// Switches deliberate bugs of the engine on, one after the other, and runs seeds until each is found; then two checks that must always
+    /// Switches deliberate bugs of the engine on, one after the other, and runs seeds until each is found; then the checks that must always
     /// fail. The last line says how many were caught; the exit status is 1 where one was not.
     Mutants {
         /// The most seeds for each.
@@ -97,7 +97,7 @@ struct LimitArgs {
     /// Switches a deliberate bug of the engine on.
     #[arg(long)]
     mutant: Option<String>,
-    /// A check that must always fail: canary-lost-write or canary-strange-write.
+    /// A check that must always fail, by its name.
     #[arg(long, value_parser = parse_canary)]
     canary: Option<Canary>,
 }
@@ -131,11 +131,11 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 }
 
 fn parse_canary(text: &str) -> Result<Canary, String> {
-    match text {
-        "canary-lost-write" => Ok(Canary::LostWrite),
-        "canary-strange-write" => Ok(Canary::StrangeWrite),
-        _ => Err("canary-lost-write or canary-strange-write".into()),
-    }
+    let found = Canary::ALL.iter().find(|(name, ..)| *name == text);
+    found.map(|(_, canary, _)| *canary).ok_or_else(|| {
+        let names: Vec<&str> = Canary::ALL.iter().map(|(name, ..)| *name).collect();
+        format!("one of {names:?}")
+    })
 }
 
 fn main() -> ExitCode {

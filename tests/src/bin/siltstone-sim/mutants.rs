@@ -6,17 +6,12 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 
 use siltstone::testing::mutants;
-
-/// The checks that must always fail.
-const CANARIES: [(&str, &str); 2] = [
-    ("canary-lost-write", "canary: a write counts as made that never was"),
-    ("canary-strange-write", "canary: the oracle does not know of a write"),
-];
+use siltstone_tests::sim::Canary;
 
 pub(crate) fn run(seeds: u64, seconds: u64, only: Option<&str>) -> ExitCode {
     let wanted = |name: &str| only.is_none_or(|part| name.contains(part));
     let bugs = mutants::all().iter().map(|mutant| ("--mutant", mutant.name, mutant.what));
-    let canaries = CANARIES.iter().map(|(name, what)| ("--canary", *name, *what));
+    let canaries = Canary::ALL.iter().map(|(name, _, what)| ("--canary", *name, *what));
     let (mut caught, mut count) = (0, 0);
     for (flag, name, what) in bugs.chain(canaries).filter(|(_, name, _)| wanted(name)) {
         count += 1;
