@@ -138,6 +138,8 @@ siltstone_io::mutant_table! {
         "after a failed flush other shards believe the next one: what they had written before it is lost in a crash",
     CloseForgetsPending:
         "closing acknowledges what is in the log's buffer without writing it: it is lost",
+    FlushGivenUpPoisons:
+        "a flush that closing gives up counts as a failed write: what the log still has to write is lost",
     AdmissionNotWoken:
         "writers that wait for a flush are not told of it: they wait until something else wakes them, or for ever",
     // Operators, snapshots, epochs, checkpoints.
