@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use siltstone::inspect::{self, Problem, VolumeInfo};
-use siltstone::{Engine, Options, ScanRange};
+use siltstone::{DeviceKind, Discard, Engine, Geometry, Options, ScanRange};
 
 use crate::size;
 
@@ -64,6 +64,7 @@ fn print_info(out: &mut impl Write, info: &VolumeInfo) -> io::Result<()> {
         size::show(info.sst_extent_bytes),
         size::show(info.metadata_bytes)
     )?;
+    print_device(out, &info.geometry)?;
     writeln!(out, "history      generation {}, epoch {}", info.generation, info.epoch)?;
     writeln!(out, "checkpoints  {}", info.checkpoints.len())?;
     for checkpoint in &info.checkpoints {
@@ -85,6 +86,43 @@ fn print_info(out: &mut impl Write, info: &VolumeInfo) -> io::Result<()> {
         }
     }
     out.flush()
+}
+
+/// What the device is, and what of it is in use.
+fn print_device(out: &mut impl Write, geometry: &Geometry) -> io::Result<()> {
+    let kind = match geometry.kind {
+        DeviceKind::File => "a file",
+        DeviceKind::Block => "a block device",
+        _ => "a device",
+    };
+    let with = |has: bool, what: &str, not: &str| if has { what.to_string() } else { not.to_string() };
+    let size = |bytes: u32| size::show(bytes.into());
+    writeln!(
+        out,
+        "device       {kind}; logical blocks of {}, physical of {}; transfers up to {}",
+        size(geometry.logical_block_bytes),
+        size(geometry.physical_block_bytes),
+        size(geometry.max_io_bytes)
+    )?;
+    let features = [
+        with(geometry.direct, "direct I/O", "no direct I/O: the page cache is in between"),
+        with(geometry.nowait, "starts without blocking", "each operation takes a kernel thread"),
+        if geometry.writes_are_durable() {
+            "no volatile cache: nothing to flush".into()
+        } else {
+            with(geometry.volatile_cache, "flushes a volatile cache", "flushes the file's metadata")
+        },
+        match geometry.discard {
+            Discard::None => "no discards".into(),
+            Discard::Hole => "discards as holes".into(),
+            _ => "discards as commands".to_string(),
+        },
+        match geometry.atomic_write_bytes {
+            0 => "writes are atomic by the logical block".into(),
+            bytes => format!("writes are atomic up to {}", size(bytes)),
+        },
+    ];
+    writeln!(out, "             {}", features.join("; "))
 }
 
 /// Reads and checks all of a volume; true where nothing is wrong.

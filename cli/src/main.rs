@@ -1,6 +1,7 @@
 //! The `siltstone` command: runs the example job and looks into volumes.
 
 mod clock;
+mod format;
 mod inspect;
 mod job;
 mod size;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::format::FormatArgs;
 use crate::inspect::{InfoArgs, ScanArgs, VerifyArgs};
 use crate::job::FlightsArgs;
 
@@ -29,6 +31,8 @@ enum Command {
     /// Run a job whose state is in Siltstone.
     #[command(subcommand)]
     Job(Job),
+    /// Make an empty volume on a device or in a file.
+    Format(FormatArgs),
     /// Tell what is in a volume.
     Info(InfoArgs),
     /// Read every block of a volume and check every checksum and invariant; exit with 1 and a list where something is wrong.
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         .init();
     let result: Result<ExitCode, Box<dyn Error>> = match cli.command {
         Command::Job(Job::Flights(args)) => job::run(&args).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Command::Format(args) => format::format(&args).map(|()| ExitCode::SUCCESS),
         Command::Info(args) => inspect::info(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => {
             inspect::verify(&args).map(|clean| if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })

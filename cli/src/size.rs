@@ -9,7 +9,8 @@ pub(crate) fn parse(text: &str) -> Result<usize, String> {
         "k" | "kb" | "kib" => 10,
         "m" | "mb" | "mib" => 20,
         "g" | "gb" | "gib" => 30,
-        _ => return Err(format!("unit {unit} is not one of K, M, G")),
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(format!("unit {unit} is not one of K, M, G, T")),
     };
     let number: usize = number.parse().map_err(|_| "a number and a unit are needed, such as 256M".to_string())?;
     number.checked_mul(1 << shift).ok_or_else(|| "larger than the address space".to_string())

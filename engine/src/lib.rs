@@ -32,12 +32,12 @@ mod wal;
 pub use checkpoint::CheckpointInfo;
 pub use engine::{
     Durability, Engine, EngineScan, KEY_BYTES_MAX, Keyspace, KeyspaceOptions, Options, Partition, Restore, SHARDS_MAX,
-    ShardDriver, ShardSeed, TimeDomain, Ttl, VALUE_BYTES_MAX, VOLUME_FILE_NAME,
+    ShardDriver, ShardSeed, TimeDomain, Ttl, VALUE_BYTES_MAX, VOLUME_FILE_NAME, format,
 };
 pub use error::{Corruption, Error, Result};
 pub use read::ValueRef;
 pub use shard::{Entry, LocalShard, Scan, ScanRange, ShardStats, Snapshot, WriteBatch};
-pub use siltstone_io::{Budget, IoError, SimClock, SimDisk, SimOptions, Turn};
+pub use siltstone_io::{Budget, DeviceKind, Discard, Geometry, IoError, SimClock, SimDisk, SimOptions, Turn};
 pub use types::{Epoch, KeyGroup, KeyspaceId, SeqNo, ShardId};
 
 /// The README's example, so that it stays true.

@@ -47,6 +47,8 @@ fn hint(errno: i32) -> &'static str {
         libc::EROFS => " (the filesystem is mounted read-only)",
         libc::ENOSPC | libc::EDQUOT => " (free some space, then try again)",
         libc::EAGAIN => " (another process may hold it)",
+        libc::EBUSY => " (it is mounted, part of a RAID or LVM volume, or opened exclusively by another process)",
+        libc::ENODEV | libc::ENXIO => " (the device is gone)",
         _ => "",
     }
 }

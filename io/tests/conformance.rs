@@ -452,56 +452,6 @@ fn files_are_locked_against_a_second_writer() {
 }
 
 #[test]
-fn a_block_device_has_its_space_and_no_more() {
-    let folder = tempfile::tempdir().unwrap();
-    let Some(attached) = LoopDevice::new(&folder.path().join("image"), 4 * MIB) else { return };
-    let shared = SharedDevice::open_file(&attached.0, OpenMode::ReadWrite).unwrap();
-    assert!(shared.geometry().fixed_size);
-    assert_eq!(shared.geometry().size_bytes, 4 * MIB);
-    let mut executor = Executor::new(ExecutorConfig::default(), Backend::Ring).unwrap();
-    let device = executor.handle().attach(&shared).unwrap();
-    executor.block_on(async {
-        device.allocate(0, MIB).await.unwrap();
-        device.allocate(3 * MIB, MIB).await.unwrap();
-        let (result, _) =
-            device.write(3 * MIB, filled(65536, 3), 0..65536, WriteDurability::Durable, Placement::Wal).await;
-        result.unwrap();
-        let full = device.allocate(3 * MIB, 2 * MIB).await.unwrap_err();
-        assert!(full.is_no_space(), "{full}");
-        assert!(device.allocate(64 * MIB, MIB).await.unwrap_err().is_no_space());
-        let (result, read) = device.read(3 * MIB, Buffer::heap(65536), 65536).await;
-        result.unwrap();
-        assert!(read[..] == filled(65536, 3)[..]);
-        assert_eq!(device.len_bytes(), 4 * MIB);
-    });
-}
-
-/// A loop device, detached with the value. Needs root.
-struct LoopDevice(PathBuf);
-
-impl LoopDevice {
-    fn new(image: &std::path::Path, bytes: u64) -> Option<LoopDevice> {
-        std::fs::File::create(image).unwrap().set_len(bytes).unwrap();
-        let output = std::process::Command::new("losetup").args(["--find", "--show"]).arg(image).output();
-        match output {
-            Ok(output) if output.status.success() => {
-                Some(LoopDevice(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())))
-            }
-            other => {
-                eprintln!("skipped: there is no loop device to be had here ({other:?})");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("losetup").arg("-d").arg(&self.0).status();
-    }
-}
-
-#[test]
 fn devices_and_executors_of_different_worlds_do_not_mix() {
     let folder = tempfile::tempdir().unwrap();
     let file = SharedDevice::open_file(&folder.path().join("volume"), OpenMode::Create).unwrap();

@@ -108,3 +108,24 @@ fn what_is_no_volume_is_named() {
         assert!(name != "absent" || !place.path(name).exists());
     }
 }
+
+#[test]
+fn format_makes_a_volume_that_the_job_runs_in_and_destroys_one_only_by_force() {
+    let place = Place::new();
+    let made = on_store(&place, "format", &["--size", "256M", "--extent", "256K", "--key-groups", "64"]);
+    assert_success(&made);
+    assert!(text(&made.stdout).contains("a volume of 256.0 MiB with extents of 256.0 KiB and 64 key groups"));
+    fs::write(place.path("flights.csv"), first_flights(2_000)).unwrap();
+    assert_success(&place.run(["--input", place.path("flights.csv").to_str().unwrap()]));
+    let info = text(&on_store(&place, "info", &[]).stdout);
+    for part in ["64 key groups", "a file; logical blocks of", "discards as holes", "\"flights-finished\""] {
+        assert!(info.contains(part), "no {part} in:\n{info}");
+    }
+
+    let refused = on_store(&place, "format", &[]);
+    assert!(!refused.status.success());
+    let said = text(&refused.stderr);
+    assert!(said.contains("it holds a Siltstone volume") && said.contains("--force"), "{said}");
+    assert_success(&on_store(&place, "format", &["--force"]));
+    assert!(text(&on_store(&place, "info", &[]).stdout).contains("keyspaces    0"));
+}

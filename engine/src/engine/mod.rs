@@ -35,6 +35,7 @@ use crate::version::Version;
 pub use drive::{ShardDriver, ShardSeed};
 pub use keyspace::Keyspace;
 pub(crate) use keyspace::KeyspaceInfo;
+pub use open::format;
 pub(crate) use options::Place;
 pub use options::{
     Durability, KEY_BYTES_MAX, KeyspaceOptions, Options, Partition, Restore, SHARDS_MAX, TimeDomain, Ttl,

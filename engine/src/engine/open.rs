@@ -27,7 +27,7 @@ use crate::manifest::{FoundManifest, Manifest, ManifestState};
 use crate::shard::{PlannedManifest, ShardConfig, ShardPlan, decode_options};
 use crate::types::{Epoch, ExtentId, KeyspaceId, ShardId, SstId};
 use crate::volume::{
-    Probe, SharedExtents, SstFile, SstRegistry, Superblock, Volume, VolumeParts, probe, write_superblock,
+    Probe, SharedExtents, SstFile, SstRegistry, Superblock, Volume, VolumeParts, holds, probe, wipe, write_superblock,
 };
 
 /// Keyspaces with their numbers and names.
@@ -127,8 +127,50 @@ async fn open_on(options: &Options, shared: SharedDevice, handle: Handle) -> Res
     };
     match found {
         Some(superblock) => Opening { options, shared, handle }.existing(superblock).await,
-        None => Opening { options, shared, handle }.create().await,
+        None => Opening { options, shared, handle }.create(0).await,
     }
+}
+
+/// Makes an empty volume, whatever `options` says of opening, keyspaces and state. Blocking; uses an executor of its own.
+///
+/// `size_bytes` bounds the space it will ever use (0: only the device's end does); a file is given all of it now. With `force` what the device
+/// holds is destroyed; without, a device that holds anything is refused.
+///
+/// # Errors
+///
+/// [`Error::NotAVolume`] says what it holds; [`Error::InvalidArgument`] for sizes out of range; I/O errors, among them `EBUSY` where it is in use. After an
+/// error with `force` the device may hold nothing.
+pub fn format(options: &Options, size_bytes: u64, force: bool) -> Result<()> {
+    let options = options.clone().create(true).read_only(false).shards(1);
+    options.validate()?;
+    let shared = recorded(&options, open_device(&options)?);
+    let config = ExecutorConfig { name: "format".into(), ..ExecutorConfig::default() };
+    let mut executor = Executor::new(config, backend(&options.place))?;
+    let handle = executor.handle();
+    let work = async {
+        let device = handle.attach(&shared)?;
+        let geometry = device.geometry();
+        if geometry.fixed_size && size_bytes > geometry.size_bytes {
+            return Err(Error::InvalidArgument(format!(
+                "{} has {} bytes: a volume of {size_bytes} bytes does not fit",
+                device.path().display(),
+                geometry.size_bytes
+            )));
+        }
+        if let Some(what) = holds(&device).await? {
+            if !force {
+                let reason = format!("it holds {what}, which `--force` would destroy");
+                return Err(Error::NotAVolume { path: device.path().to_path_buf(), reason });
+            }
+            wipe(&device).await?;
+        }
+        let extents_bytes = size_bytes / options.extent_bytes as u64 * options.extent_bytes as u64;
+        if extents_bytes > 0 {
+            device.allocate(0, extents_bytes).await.map_err(no_space)?;
+        }
+        Opening { options: &options, shared: shared.clone(), handle: handle.clone() }.create(size_bytes).await.map(drop)
+    };
+    executor.try_block_on(work).unwrap_or_else(|| Err(power_lost("formatted")))
 }
 
 struct Opening<'o> {
@@ -145,7 +187,8 @@ struct Existing {
 }
 
 impl Opening<'_> {
-    async fn create(self) -> Result<Opened> {
+    /// Makes a volume on a blank device, with space up to `size_bytes` where that is not 0.
+    async fn create(self, size_bytes: u64) -> Result<Opened> {
         let device = self.handle.attach(&self.shared)?;
         let mut superblock = Superblock {
             volume: entropy_of(&self.options.place),
@@ -153,6 +196,7 @@ impl Opening<'_> {
             page_bytes: self.options.page_bytes as u32,
             extent_bytes: self.options.extent_bytes as u32,
             key_groups: self.options.key_groups,
+            capacity_bytes: size_bytes,
             roots: Vec::new(),
         };
         check_shards(self.options.shards, superblock.key_groups)?;

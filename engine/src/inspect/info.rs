@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use siltstone_io::Geometry;
+
 use crate::checkpoint::CheckpointInfo;
 use crate::engine::KeyspaceOptions;
 use crate::inspect::View;
@@ -31,6 +33,10 @@ pub struct VolumeInfo {
     pub shards: usize,
     /// The size of the file or device in bytes.
     pub device_bytes: u64,
+    /// The bound of the space in use that the volume was formatted with; 0 where it has none.
+    pub capacity_bytes: u64,
+    /// What the device is and can do.
+    pub geometry: Geometry,
     /// Bytes of extents that SSTs of the current state or of checkpoints hold.
     pub sst_extent_bytes: u64,
     /// Bytes of extents that manifests hold.
@@ -105,6 +111,8 @@ pub(super) fn collect(view: &View, manifests: &[FoundManifest]) -> VolumeInfo {
         key_groups: view.superblock.key_groups,
         shards: manifests.len(),
         device_bytes: view.volume.device().len_bytes(),
+        capacity_bytes: view.superblock.capacity_bytes,
+        geometry: view.volume.device().geometry().clone(),
         sst_extent_bytes: ssts.values().map(|&extents| extents as u64 * extent_bytes).sum(),
         metadata_bytes: (metadata.len() as u64 + 1) * extent_bytes,
         epoch: manifests.iter().map(|found| found.state.epoch.0).max().unwrap_or_default(),

@@ -26,6 +26,7 @@ impl Space {
             page_bytes: 4096,
             extent_bytes: EXTENT_BYTES,
             key_groups: 8,
+            capacity_bytes: 0,
             roots: Vec::new(),
         };
         let disk = SimDisk::new(1, SimOptions::default());

@@ -38,6 +38,7 @@ mod extents;
 mod loom_models;
 mod probe;
 mod shared;
+mod signature;
 mod sst;
 mod superblock;
 #[cfg(all(test, not(any(loom, shuttle))))]
@@ -56,7 +57,7 @@ use siltstone_io::sync::{AtomicU64, Ordering, SegQueue};
 use siltstone_io::{Buffer, BufferPool, Device, Handle, Placement, SharedDevice};
 
 use self::extents::ExtentMap;
-pub(crate) use self::probe::{Probe, damaged_copies, probe, write_superblock};
+pub(crate) use self::probe::{Probe, damaged_copies, holds, probe, wipe, write_superblock};
 pub(crate) use self::shared::SharedExtents;
 pub(crate) use self::sst::{SstFile, SstRegistry};
 pub(crate) use self::superblock::{SUPERBLOCK_BYTES, Superblock};
@@ -70,6 +71,8 @@ const RECYCLED_MAX: usize = 64;
 const ID_COUNTER_BITS: u32 = 40;
 /// Extents of a volume at most: their bitmap takes 32 MiB.
 const EXTENTS_MAX: u32 = 1 << 28;
+/// The superblock, and something.
+const EXTENTS_MIN: u64 = 2;
 
 /// What all shards of a volume share.
 #[derive(Clone)]
@@ -94,7 +97,7 @@ struct Shared {
 
 impl VolumeParts {
     /// The shared parts of the volume that `superblock` describes, all extents free. Space is given out up to `capacity_bytes`, or
-    /// to the end of the device where that is farther.
+    /// to the end of the device where that is farther; never behind the capacity that the volume was formatted with.
     ///
     /// Identities are unique because each opening for writing has a generation of its own: the superblock must be on the
     /// device before the first identity is.
@@ -109,18 +112,24 @@ impl VolumeParts {
                 superblock.page_bytes,
             )));
         }
-        let extents = capacity_bytes.max(geometry.size_bytes) / u64::from(superblock.extent_bytes);
-        if extents < 2 {
+        let capacity_bytes = match (geometry.fixed_size, superblock.capacity_bytes) {
+            (true, 0) => geometry.size_bytes,
+            (true, formatted) => geometry.size_bytes.min(formatted),
+            (false, 0) => capacity_bytes.max(geometry.size_bytes),
+            (false, formatted) => capacity_bytes.max(geometry.size_bytes).min(formatted),
+        };
+        let extents = capacity_bytes / u64::from(superblock.extent_bytes);
+        if extents < EXTENTS_MIN {
             return Err(Error::InvalidArgument(format!(
-                "a capacity of {capacity_bytes} bytes is less than two extents of {} bytes",
+                "{} has room for {extents} extents of {} bytes, and a volume needs {EXTENTS_MIN} at least: use smaller extents, or more space",
+                device.path().display(),
                 superblock.extent_bytes
             )));
         }
         // The allocator has a bit for each extent: without a bound a careless capacity would be paid in memory.
         let Some(extents) = u32::try_from(extents).ok().filter(|extents| *extents <= EXTENTS_MAX) else {
             return Err(Error::InvalidArgument(format!(
-                "a capacity of {} bytes is {extents} extents of {}: at most {EXTENTS_MAX} are allowed; use larger extents",
-                capacity_bytes.max(geometry.size_bytes),
+                "a capacity of {capacity_bytes} bytes is {extents} extents of {}: at most {EXTENTS_MAX} are allowed; use larger extents",
                 superblock.extent_bytes
             )));
         };

@@ -1,11 +1,12 @@
-//! Reading and writing the superblock's copies on a device.
+//! Reading and writing the superblock's copies on a device, and what else it may hold.
 
 use siltstone_io::{Buffer, Device, Placement, WriteDurability};
 
 use super::bytes::is_zero;
+use super::signature::{LOOKED_AT_BYTES, recognised};
 use super::superblock::{
     AREA_BYTES, Defect, EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Found, SUPERBLOCK_BYTES, Superblock, VERSION, copy_offset,
-    defects_of_copies, judge, was_never_finished,
+    defects_of_copies, first_copy_has_magic, judge, was_never_finished,
 };
 use crate::{Error, Result};
 
@@ -83,6 +84,15 @@ pub(crate) async fn probe(device: &Device) -> Result<Probe> {
     let (copies, found) = judge(&area);
     match found {
         Some(Found::Volume(superblock)) => {
+            // Who puts something else on a device may write over the first copy alone, and leave the others whole.
+            if !first_copy_has_magic(&area)
+                && let Some(what) = foreign(device).await?
+            {
+                let reason = format!(
+                    "it holds {what}, which was put over a volume; `siltstone format --force` would destroy it"
+                );
+                return Err(Error::NotAVolume { path: device.path().to_path_buf(), reason });
+            }
             if !copies.is_empty() {
                 mark!(SuperblockCopyDamaged);
             }
@@ -104,10 +114,71 @@ pub(crate) async fn probe(device: &Device) -> Result<Probe> {
         return Err(not_a_volume(if bytes < u64::from(least) {
             format!("it has {bytes} bytes, a volume at least {least}, and it does not begin with a superblock")
         } else {
-            "there is no superblock in it".into()
+            match foreign(device).await? {
+                Some(what) => format!("it holds {what}, which `siltstone format --force` would destroy"),
+                None => "there is no superblock in it, and it is not blank; `siltstone format --force` would destroy what is there".into(),
+            }
         }));
     }
     let reasons: Vec<String> =
         copies.iter().enumerate().map(|(copy, defect)| format!("copy {copy}: {}", defect.reason())).collect();
     Err(Error::corruption("superblock", format!("no copy is whole ({})", reasons.join("; "))))
+}
+
+/// What a device holds that formatting it would destroy; `None` where it is blank.
+pub(crate) async fn holds(device: &Device) -> Result<Option<String>> {
+    match probe(device).await {
+        Ok(Probe::Blank) => Ok(None),
+        Ok(Probe::Volume(superblock)) if superblock.roots.is_empty() => Ok(None),
+        Ok(Probe::Volume(_)) => Ok(Some("a Siltstone volume".into())),
+        Err(Error::Version { found, .. }) => Ok(Some(format!("a Siltstone volume of format version {found}"))),
+        Err(Error::Corruption(_)) => Ok(Some("a damaged Siltstone volume".into())),
+        Err(Error::NotAVolume { .. }) => {
+            Ok(Some(foreign(device).await?.map_or_else(|| "something, though nothing known".into(), str::to_owned)))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// What is known of the marks on a device.
+async fn foreign(device: &Device) -> Result<Option<&'static str>> {
+    let len = device.len_bytes() / PIECE_BYTES as u64 * PIECE_BYTES as u64;
+    let looked_at = len.min(2 * LOOKED_AT_BYTES as u64);
+    if looked_at == 0 {
+        return Ok(None);
+    }
+    let mut parts = Vec::new();
+    for (offset, bytes) in
+        [(0, looked_at), (len - looked_at.min(LOOKED_AT_BYTES as u64), looked_at.min(LOOKED_AT_BYTES as u64))]
+    {
+        let (result, buffer) = device.read(offset, Buffer::heap(bytes as usize), bytes as usize).await;
+        result?;
+        parts.push(buffer);
+    }
+    Ok(recognised(&parts[0], &parts[1]))
+}
+
+/// Destroys what a device holds, as far as anybody would look for it: the beginning, where a volume is made, and the end are zeroed. What lies between
+/// is given back to the device where it takes that.
+pub(crate) async fn wipe(device: &Device) -> Result<()> {
+    let len = device.len_bytes() / PIECE_BYTES as u64 * PIECE_BYTES as u64;
+    let step = u64::from(EXTENT_BYTES_MAX);
+    for offset in (0..len).step_by(step as usize) {
+        if let Err(error) = device.discard(offset, step.min(len - offset)).await {
+            tracing::warn!(%error, "space is not given back to the device");
+            break;
+        }
+    }
+    let end = len.saturating_sub(LOOKED_AT_BYTES as u64);
+    let pieces = (0..len.min(step)).step_by(PIECE_BYTES).chain((end..len).step_by(PIECE_BYTES));
+    let mut zeros = Buffer::heap(PIECE_BYTES);
+    zeros.fill(0);
+    for offset in pieces {
+        let (result, back) =
+            device.write(offset, zeros, 0..PIECE_BYTES, WriteDurability::Cached, Placement::Metadata).await;
+        result?;
+        zeros = back;
+    }
+    device.flush().await?;
+    Ok(())
 }

@@ -15,7 +15,7 @@
 //!     44      4  extent bytes
 //!     48      4  key groups
 //!     52      4  shards, 0 .. 256
-//!     56      8  zero
+//!     56      8  capacity in bytes: space behind it is not used; 0 where the device's end is the only bound
 //!     64   1024  root extent of each shard, u32 each; zero past the last
 //!   1088   3008  zero
 //! ```
@@ -71,7 +71,7 @@ const PAGE_BYTES_AT: usize = 40;
 const EXTENT_BYTES_AT: usize = 44;
 const KEY_GROUPS_AT: usize = 48;
 const SHARDS_AT: usize = 52;
-const RESERVED_AT: usize = 56;
+const CAPACITY_AT: usize = 56;
 const ROOTS_AT: usize = 64;
 const ROOTS_END: usize = ROOTS_AT + 4 * SHARDS_MAX;
 
@@ -90,6 +90,8 @@ pub(crate) struct Superblock {
     pub(crate) extent_bytes: u32,
     /// The number of key groups.
     pub(crate) key_groups: u32,
+    /// No space behind this is used; 0 where the device's end is the only bound.
+    pub(crate) capacity_bytes: u64,
     /// The root extent of each shard; none while the volume is being created.
     pub(crate) roots: Vec<ExtentId>,
 }
@@ -121,6 +123,9 @@ impl Superblock {
         if self.generation == 0 || self.generation > GENERATION_MAX {
             return Err(format!("generation {} is out of range", self.generation));
         }
+        if self.capacity_bytes > 0 && self.capacity_bytes < 2 * u64::from(self.extent_bytes) {
+            return Err(format!("a capacity of {} bytes is less than two extents", self.capacity_bytes));
+        }
         if let Some(shard) = self.roots.iter().position(|root| root.0 == 0) {
             return Err(format!("shard {shard} has no root extent"));
         }
@@ -140,6 +145,7 @@ impl Superblock {
         put_u32(page, EXTENT_BYTES_AT, self.extent_bytes);
         put_u32(page, KEY_GROUPS_AT, self.key_groups);
         put_u32(page, SHARDS_AT, self.roots.len() as u32);
+        put_u64(page, CAPACITY_AT, self.capacity_bytes);
         for (shard, root) in self.roots.iter().enumerate() {
             put_u32(page, ROOTS_AT + 4 * shard, root.0);
         }
@@ -168,7 +174,7 @@ impl Superblock {
             return Err(Defect::Damaged(format!("{shards} shards")));
         }
         let roots_end = ROOTS_AT + 4 * shards;
-        if !is_zero(&page[RESERVED_AT..ROOTS_AT]) || !is_zero(&page[roots_end..]) {
+        if !is_zero(&page[roots_end..]) {
             return Err(Defect::Damaged("reserved bytes are not zero".into()));
         }
         let superblock = Superblock {
@@ -177,6 +183,7 @@ impl Superblock {
             page_bytes: u32_at(page, PAGE_BYTES_AT),
             extent_bytes: u32_at(page, EXTENT_BYTES_AT),
             key_groups: u32_at(page, KEY_GROUPS_AT),
+            capacity_bytes: u64_at(page, CAPACITY_AT),
             roots: (0..shards).map(|shard| ExtentId(u32_at(page, ROOTS_AT + 4 * shard))).collect(),
         };
         superblock.check().map_err(Defect::Damaged)?;
@@ -256,12 +263,17 @@ pub(super) fn judge(area: &[u8]) -> (Vec<Defect>, Option<Found>) {
     (defects, agreed.map(Found::Version))
 }
 
+/// Whether the area begins as a volume does, damaged or not.
+pub(super) fn first_copy_has_magic(area: &[u8]) -> bool {
+    area[..MAGIC.len()] == MAGIC
+}
+
 /// Whether the first superblock of this area cannot have been written in full: the second pair of copies is untouched, and what
-/// the first pair holds is nothing, or torn copies of a superblock without shards, which is zero from [`RESERVED_AT`] on.
+/// the first pair holds is nothing, or torn copies of a superblock without shards, which is zero from [`ROOTS_AT`] on.
 pub(super) fn was_never_finished(area: &[u8]) -> bool {
     let copy = |copy: usize| &area[copy_offset(copy) as usize..][..SUPERBLOCK_BYTES];
     let torn = |page: &[u8]| {
-        page[..8].iter().zip(MAGIC).all(|(&found, magic)| found == magic || found == 0) && is_zero(&page[RESERVED_AT..])
+        page[..8].iter().zip(MAGIC).all(|(&found, magic)| found == magic || found == 0) && is_zero(&page[ROOTS_AT..])
     };
     let outside_is_zero = (0..COPIES).all(|copy| {
         let end = copy * COPY_SPACING_BYTES + SUPERBLOCK_BYTES;
@@ -282,6 +294,7 @@ mod tests {
             page_bytes: 4096,
             extent_bytes: 1 << 20,
             key_groups: 1024,
+            capacity_bytes: 0,
             roots: vec![ExtentId(1), ExtentId(2)],
         }
     }
@@ -369,12 +382,13 @@ mod tests {
     proptest! {
         #[test]
         fn encodes_and_decodes(
-            volume: [u8; 16], generation in 1u64..1 << 24, page in 9u32..=16, extent in 16u32..=24, key_groups in 1u32..=65536,
+            volume: [u8; 16], generation in 1u64..1 << 24, page in 9u32..=16, extent in 16u32..=24, key_groups in 1u32..=65536, capacity: u32,
             roots in prop::collection::vec(1u32.., 0..=if cfg!(miri) { 8 } else { 256 }), copy in 0usize..4,
         ) {
             let roots = roots.into_iter().map(ExtentId).collect();
-            let superblock =
-                Superblock { volume, generation, page_bytes: 1 << page, extent_bytes: 1 << extent, key_groups, roots };
+            let (page_bytes, extent_bytes) = (1 << page, 1 << extent);
+            let capacity_bytes = u64::from(capacity) * 2 * u64::from(extent_bytes);
+            let superblock = Superblock { volume, generation, page_bytes, extent_bytes, key_groups, capacity_bytes, roots };
             let mut page = vec![0; SUPERBLOCK_BYTES];
             superblock.encode(copy_offset(copy), &mut page);
             prop_assert_eq!(Superblock::decode(copy_offset(copy), &page), Ok(superblock));

@@ -66,6 +66,7 @@ pub(crate) fn superblock(generation: u64) -> Superblock {
         page_bytes: 4096,
         extent_bytes: EXTENT_BYTES,
         key_groups: 16,
+        capacity_bytes: 0,
         roots: vec![ExtentId(1)],
     }
 }

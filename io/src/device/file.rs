@@ -1,4 +1,7 @@
 //! Opening a file or block device, and what it reports about itself.
+//!
+//! A writer excludes everybody else: Siltstone's other processes by a lock on the file (`flock`), and on a block device everything that
+//! the kernel knows of (a mount, a RAID or LVM above it, another exclusive opening) by `O_EXCL`. Who only looks takes a shared lock.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
@@ -11,6 +14,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
+use super::geometry::{DeviceKind, Discard};
+use super::queue::{Queue, Zones};
 use super::{Geometry, OpenMode};
 use crate::ring::probe;
 use crate::{IoError, OpKind};
@@ -30,9 +35,11 @@ pub(crate) struct OpenFile {
 
 impl OpenFile {
     pub(crate) fn open(path: &Path, mode: OpenMode) -> Result<(OpenFile, Geometry), IoError> {
-        let (file, direct) = open_direct(path, mode)?;
+        let on_block_device = check_type(path)?;
+        let exclusive = if on_block_device && mode != OpenMode::ReadOnly { libc::O_EXCL } else { 0 };
+        let (file, direct) = patiently(libc::EBUSY, || open_direct(path, mode, exclusive))?;
         let file = lock(file, path, mode)?;
-        let geometry = probe_geometry(&file, direct).map_err(|error| failed(path, &error))?;
+        let geometry = probe_geometry(&file, path, direct)?;
         if mode == OpenMode::Create {
             sync_parent(path)?;
         }
@@ -48,12 +55,40 @@ impl OpenFile {
     }
 }
 
+/// Whether it is a block device. Anything but that, a file, and nothing yet, is refused.
+fn check_type(path: &Path) -> Result<bool, IoError> {
+    let kind = match std::fs::metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed(path, &error)),
+    };
+    if kind.is_block_device() || kind.is_file() {
+        return Ok(kind.is_block_device());
+    }
+    Err(IoError::other(OpKind::Open, path, 0, 0, "it is neither a file nor a block device: give one of these"))
+}
+
+/// Tries again for a while where this error says that somebody else has it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a lock is waited for at opening, before there is an executor to wait on"
+)]
+fn patiently<T>(held: i32, mut attempt: impl FnMut() -> Result<T, IoError>) -> Result<T, IoError> {
+    for _ in 0..LOCK_PATIENCE_MS / LOCK_RETRY_MS {
+        match attempt() {
+            Err(error) if error.errno == held => std::thread::sleep(Duration::from_millis(LOCK_RETRY_MS)),
+            other => return other,
+        }
+    }
+    attempt()
+}
+
 /// Opens with O_DIRECT, or without where that is refused or would not mean anything.
-fn open_direct(path: &Path, mode: OpenMode) -> Result<(File, bool), IoError> {
+fn open_direct(path: &Path, mode: OpenMode, exclusive: i32) -> Result<(File, bool), IoError> {
     let open = |flags: i32| {
         let mut options = OpenOptions::new();
         options.read(true).write(mode != OpenMode::ReadOnly).create_new(mode == OpenMode::Create);
-        options.custom_flags(flags).open(path)
+        options.custom_flags(flags | exclusive).open(path)
     };
     let (file, opened_direct) = match open(libc::O_DIRECT) {
         Ok(file) => (file, true),
@@ -67,39 +102,41 @@ fn open_direct(path: &Path, mode: OpenMode) -> Result<(File, bool), IoError> {
         }
         Err(error) => return Err(failed(path, &error)),
     };
-    // tmpfs accepts O_DIRECT since Linux 6.6, and ignores it.
-    let direct = opened_direct && !fstatfs(&file).is_ok_and(|stat| stat.filesystem_type() == TMPFS_MAGIC);
+    // tmpfs accepts O_DIRECT since Linux 6.6, and ignores it. The node of a block device is in such a filesystem too, but the device is not.
+    let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    let on_tmpfs = is_file && fstatfs(&file).is_ok_and(|stat| stat.filesystem_type() == TMPFS_MAGIC);
+    let direct = opened_direct && !on_tmpfs;
     if !direct {
         tracing::warn!(path = %path.display(), "the filesystem has no direct I/O: reads and writes go through the page cache");
     }
     Ok((file, direct))
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a lock is waited for at opening, before there is an executor to wait on"
-)]
-fn lock(mut file: File, path: &Path, mode: OpenMode) -> Result<Flock<File>, IoError> {
+fn lock(file: File, path: &Path, mode: OpenMode) -> Result<Flock<File>, IoError> {
     let wanted = match mode {
         OpenMode::ReadOnly => FlockArg::LockSharedNonblock,
         OpenMode::ReadWrite | OpenMode::Create => FlockArg::LockExclusiveNonblock,
     };
-    for _ in 0..LOCK_PATIENCE_MS / LOCK_RETRY_MS {
-        match Flock::lock(file, wanted) {
-            Ok(locked) => return Ok(locked),
-            Err((unlocked, Errno::EAGAIN | Errno::EINTR)) => file = unlocked,
-            Err((_, errno)) => return Err(IoError::from_errno(OpKind::Open, path, 0, 0, errno as i32)),
-        }
-        std::thread::sleep(Duration::from_millis(LOCK_RETRY_MS));
-    }
-    Err(IoError::from_errno(OpKind::Open, path, 0, 0, libc::EAGAIN))
+    let mut unlocked = Some(file);
+    patiently(libc::EAGAIN, || {
+        let file = unlocked.take().expect("given back by the attempt before");
+        Flock::lock(file, wanted).map_err(|(file, errno)| {
+            unlocked = Some(file);
+            let errno = if errno == Errno::EINTR { Errno::EAGAIN } else { errno };
+            IoError::from_errno(OpKind::Open, path, 0, 0, errno as i32)
+        })
+    })
 }
 
-fn probe_geometry(file: &File, direct: bool) -> std::io::Result<Geometry> {
-    let metadata = file.metadata()?;
+fn probe_geometry(file: &File, path: &Path, direct: bool) -> Result<Geometry, IoError> {
+    let metadata = file.metadata().map_err(|error| failed(path, &error))?;
     let is_block_device = metadata.file_type().is_block_device();
-    let device = if is_block_device { metadata.rdev() } else { metadata.dev() };
-    let queue = Queue::of(device);
+    let queue = Queue::of(if is_block_device { metadata.rdev() } else { metadata.dev() });
+    if is_block_device && queue.zones() == Zones::HostManaged {
+        let reason =
+            "it is a device of zones that must be written in order, which Siltstone cannot use: give one without zones";
+        return Err(IoError::other(OpKind::Open, path, 0, 0, reason));
+    }
     let logical = match probe::direct_alignment(file.as_raw_fd()) {
         _ if !direct => BLOCK_BYTES_DEFAULT,
         Some(alignment) => alignment,
@@ -108,43 +145,36 @@ fn probe_geometry(file: &File, direct: bool) -> std::io::Result<Geometry> {
     let physical = queue.number("physical_block_size").map_or(logical, |bytes| (bytes as u32).max(logical));
     let device_max = queue.number("max_sectors_kb").map_or(u64::from(IO_BYTES_MAX), |kib| kib << 10);
     let max_io = device_max.min(u64::from(IO_BYTES_MAX)) as u32 / logical * logical;
-    let size_bytes = if is_block_device { (&*file).seek(SeekFrom::End(0))? } else { metadata.len() };
+    let size_bytes = if is_block_device {
+        (&*file).seek(SeekFrom::End(0)).map_err(|error| failed(path, &error))?
+    } else {
+        metadata.len()
+    };
     Ok(Geometry {
+        kind: if is_block_device { DeviceKind::Block } else { DeviceKind::File },
         logical_block_bytes: logical,
         physical_block_bytes: physical,
+        optimal_io_bytes: queue.number("optimal_io_size").unwrap_or(0) as u32,
+        dma_alignment_bytes: queue.number("dma_alignment").map_or(logical, |mask| mask as u32 + 1),
         max_io_bytes: max_io.max(logical),
         size_bytes,
         fixed_size: is_block_device,
         atomic_write_bytes: queue.number("atomic_write_unit_max_bytes").map_or(0, |bytes| bytes as u32),
-        volatile_cache: queue.text("write_cache").is_none_or(|mode| mode != "write through"),
+        volatile_cache: queue.has_volatile_cache(),
         direct,
         nowait: probe::takes_nowait(file.as_raw_fd()),
         polled: false,
-        placement_handles: 0,
+        discard: match is_block_device {
+            false => Discard::Hole,
+            true if queue.number("discard_max_bytes").is_none() => Discard::None,
+            true if probe::kernel_is_at_least(6, 12) => Discard::Command,
+            true => Discard::Hole,
+        },
+        host_aware_zones: is_block_device && queue.zones() == Zones::HostAware,
+        placement_handles: queue
+            .number("max_write_streams")
+            .map_or(0, |streams| streams.min(u64::from(u16::MAX)) as u16),
     })
-}
-
-/// The kernel's description of a block device's request queue; empty where there is no block device (tmpfs, network filesystems).
-struct Queue {
-    folder: PathBuf,
-}
-
-impl Queue {
-    fn of(device: u64) -> Queue {
-        let folder = PathBuf::from(format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device)));
-        // A partition's queue is its disk's.
-        let own = folder.join("queue");
-        Queue { folder: if own.is_dir() { own } else { folder.join("../queue") } }
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        let text = std::fs::read_to_string(self.folder.join(name)).ok()?;
-        Some(text.trim().to_owned())
-    }
-
-    fn number(&self, name: &str) -> Option<u64> {
-        self.text(name)?.parse().ok().filter(|number| *number > 0)
-    }
 }
 
 /// Makes the name of a new file durable.

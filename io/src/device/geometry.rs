@@ -1,13 +1,43 @@
 //! What a device reports about itself.
 
+/// What kind of device it is, and so how it is driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// A file of a filesystem.
+    File,
+    /// A block device.
+    Block,
+    /// A simulated disk.
+    Simulated,
+}
+
+/// How space is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Discard {
+    /// The device has no use for it: a discard does nothing.
+    None,
+    /// A hole is punched: a file's blocks go back to the filesystem; a block device zeroes them without writing, if it can.
+    Hole,
+    /// The device is told, and may do as it likes with what was there.
+    Command,
+}
+
 /// What a device can do. Sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Geometry {
+    /// What it is.
+    pub kind: DeviceKind,
     /// The unit of addresses and lengths: offsets, lengths and buffer addresses are multiples of it.
     pub logical_block_bytes: u32,
     /// The unit that the device writes without reading first; at least the logical block.
     pub physical_block_bytes: u32,
+    /// The size of transfer that the device likes best, 0 where it does not say.
+    pub optimal_io_bytes: u32,
+    /// The alignment of memory that it transfers from and to.
+    pub dma_alignment_bytes: u32,
     /// The largest single transfer: what the device takes, at most 512 KiB (beyond that the kernel uses worker threads).
     pub max_io_bytes: u32,
     /// The size when it was opened; [`Device::len_bytes`](crate::Device::len_bytes) has the present one.
@@ -24,6 +54,18 @@ pub struct Geometry {
     pub nowait: bool,
     /// Completions are polled for.
     pub polled: bool,
+    /// How space is given back.
+    pub discard: Discard,
+    /// It has zones, though it can be written anywhere.
+    pub host_aware_zones: bool,
     /// How many streams of different lifetime the device separates; 0 where it has no such thing.
     pub placement_handles: u16,
+}
+
+impl Geometry {
+    /// Whether a write is on stable storage when it has completed, so that there is nothing to flush: a device, not a file with its metadata,
+    /// that has no volatile cache.
+    pub fn writes_are_durable(&self) -> bool {
+        self.kind == DeviceKind::Block && self.direct && !self.volatile_cache
+    }
 }

@@ -14,6 +14,7 @@
 mod attached;
 mod file;
 mod geometry;
+mod queue;
 #[cfg(feature = "testing")]
 pub(crate) mod record;
 
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use attached::{Attached, Target};
-pub use geometry::Geometry;
+pub use geometry::{DeviceKind, Discard, Geometry};
 
 use crate::buffer::Buffer;
 use crate::executor::{BufferOperation, ControlOperation, Core, Request};
@@ -85,8 +86,9 @@ enum Kind {
 impl SharedDevice {
     /// Opens a file or block device for direct I/O; where the filesystem has none (tmpfs), buffered, with a warning.
     ///
-    /// Locks it (`flock`): exclusively for writers, shared for readers. A lock that is held is tried again for two seconds, since a
-    /// process that was killed may hold it for a moment longer; then it is an error with `EAGAIN`.
+    /// Locks it (`flock`): exclusively for writers, shared for readers. A writer of a block device also excludes everything else that the
+    /// kernel knows of (`O_EXCL`). What is held is tried again for two seconds, since a process that was killed may hold it for a moment
+    /// longer; then it is an error with `EAGAIN` (another process of ours) or `EBUSY` (mounted, below a RAID, or opened exclusively).
     pub fn open_file(path: &Path, mode: OpenMode) -> Result<SharedDevice, IoError> {
         let (file, geometry) = file::OpenFile::open(path, mode)?;
         let len_bytes = AtomicU64::new(geometry.size_bytes);
@@ -243,8 +245,8 @@ impl Device {
         BufferOperation::start(&self.core, &self.attached, request)
     }
 
-    /// Makes durable what was written, allocated and discarded before: everything that had completed when this was called. (A file is
-    /// flushed even where its device has no volatile cache, for its metadata.)
+    /// Makes durable what was written, allocated and discarded before: everything that had completed when this was called. Nothing is done
+    /// where nothing is needed: on a block device without a volatile cache. (A file is flushed even there, for its metadata.)
     pub fn flush(&self) -> impl Future<Output = Result<(), IoError>> + use<> {
         self.control(OpKind::Flush, 0, 0)
     }
@@ -257,7 +259,8 @@ impl Device {
         self.control(OpKind::Allocate, offset, len)
     }
 
-    /// Gives space back; the bytes read as zero from then on.
+    /// Gives space back. In a file the bytes read as zero from then on; on a device they are anything (what they were, zeros) until they are written,
+    /// and it may do nothing.
     pub fn discard(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), IoError>> + use<> {
         self.check_alignment(offset, len);
         self.control(OpKind::Discard, offset, len)

@@ -31,7 +31,7 @@ use self::enter::EnterFd;
 use self::park::Parking;
 use self::tables::{BufferTable, FileTable};
 use crate::buffer::BufferPool;
-use crate::device::Target;
+use crate::device::{Discard, Target};
 use crate::executor::{ExecutorConfig, Remote, Transfer};
 use crate::{IoError, OpKind};
 
@@ -44,10 +44,13 @@ const KEYS_INTERNAL: u64 = KEY_CANCEL;
 /// Completion entries kept free for the keys above.
 const INTERNAL_MAX: usize = 16;
 
+/// The kernel's `_IO(0x12, 0)`: discards as many bytes from the address on as the first word of the command says.
+const BLOCK_URING_CMD_DISCARD: u32 = 0x1200;
+
 /// Encodes an operation for a target, a descriptor or a registered one: types that have no common public trait.
 macro_rules! encode {
     ($ring:expr, $target:expr, $transfer:expr) => {{
-        let Transfer { kind, buffer, offset, len, durable, .. } = $transfer;
+        let Transfer { kind, device, buffer, offset, len, durable, .. } = $transfer;
         let bytes = len as u32;
         match (kind, buffer) {
             (OpKind::Read, Some((buffer, start))) => {
@@ -61,7 +64,7 @@ macro_rules! encode {
             (OpKind::Write, Some((buffer, start))) => {
                 let index = $ring.registered(buffer);
                 let address = buffer[start..start + len as usize].as_mut_ptr().cast_const();
-                let flags = if durable { libc::RWF_DSYNC } else { 0 };
+                let flags = if durable && !device.geometry().writes_are_durable() { libc::RWF_DSYNC } else { 0 };
                 match index {
                     Some(index) => {
                         opcode::WriteFixed::new($target, address, bytes, index).offset(offset).rw_flags(flags).build()
@@ -71,6 +74,14 @@ macro_rules! encode {
             }
             (OpKind::Flush, None) => opcode::Fsync::new($target).flags(types::FsyncFlags::DATASYNC).build(),
             (OpKind::Allocate, None) => opcode::Fallocate::new($target, len).offset(offset).build(),
+            (OpKind::Discard, None) if device.geometry().discard == Discard::Command => {
+                let mut command = [0; 16];
+                command[..8].copy_from_slice(&len.to_ne_bytes());
+                let entry =
+                    opcode::UringCmd16::new($target, BLOCK_URING_CMD_DISCARD).addr(Some(offset)).cmd(command).build();
+                // A device that takes nothing without waiting refuses this for good, instead of asking to be called again from where it may wait.
+                if device.geometry().nowait { entry } else { entry.flags(squeue::Flags::ASYNC) }
+            }
             (OpKind::Discard, None) => {
                 let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
                 opcode::Fallocate::new($target, len).offset(offset).mode(mode).build()
@@ -142,8 +153,15 @@ impl Ring {
         let Target::File { fd, slot } = transfer.device.target() else {
             unreachable!("attached only to files");
         };
-        if transfer.kind == OpKind::Allocate && transfer.device.geometry().fixed_size {
+        let geometry = transfer.device.geometry();
+        let needless = match transfer.kind {
             // A block device has its space, and refuses to reserve it.
+            OpKind::Allocate => geometry.fixed_size,
+            OpKind::Flush => geometry.writes_are_durable(),
+            OpKind::Discard => geometry.discard == Discard::None,
+            _ => false,
+        };
+        if needless {
             return opcode::Nop::new().build();
         }
         match slot {

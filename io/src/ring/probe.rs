@@ -24,3 +24,11 @@ pub(crate) fn takes_nowait(fd: RawFd) -> bool {
     let result = unsafe { libc::preadv2(fd, &raw const vector, 1, 0, libc::RWF_NOWAIT) };
     result >= 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
 }
+
+/// Whether the kernel is of this version or a newer one.
+pub(crate) fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let Ok(name) = nix::sys::utsname::uname() else { return false };
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
+}

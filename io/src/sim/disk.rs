@@ -13,7 +13,7 @@ use super::store::SparseBytes;
 use super::told::Told;
 use super::trace::Trace;
 use super::{SimFaults, SimOptions, SimStats};
-use crate::device::Geometry;
+use crate::device::{DeviceKind, Discard, Geometry};
 use crate::{OpKind, Placement, Random};
 
 /// A simulated disk, shared by everything that uses it. See the module's documentation for its rules.
@@ -316,8 +316,11 @@ impl SimDisk {
     pub(crate) fn geometry(&self) -> Geometry {
         let state = self.state();
         Geometry {
+            kind: DeviceKind::Simulated,
             logical_block_bytes: state.options.logical_block_bytes,
             physical_block_bytes: state.options.logical_block_bytes,
+            optimal_io_bytes: 0,
+            dma_alignment_bytes: state.options.logical_block_bytes,
             max_io_bytes: state.options.max_io_bytes,
             size_bytes: state.len,
             fixed_size: false,
@@ -326,6 +329,8 @@ impl SimDisk {
             direct: true,
             nowait: true,
             polled: false,
+            discard: Discard::Hole,
+            host_aware_zones: false,
             placement_handles: 0,
         }
     }

@@ -26,6 +26,29 @@ fn model_under_a_baton() {
     seeds::run("model_under_a_baton", 2, |seed| play(seed, Place::baton(), 250));
 }
 
+#[test]
+fn model_on_a_loop_device_with_small_blocks() {
+    seeds::run("model_on_a_loop_device_with_small_blocks", 2, |seed| play_on(seed, Place::loop_device(512)));
+}
+
+#[test]
+fn model_on_a_loop_device_with_large_blocks() {
+    seeds::run("model_on_a_loop_device_with_large_blocks", 2, |seed| play_on(seed, Place::loop_device(4096)));
+}
+
+#[test]
+fn model_on_compressed_memory() {
+    seeds::run("model_on_compressed_memory", 2, |seed| play_on(seed, Place::zram()));
+}
+
+/// Devices need root; where there are none, that is said.
+fn play_on(seed: u64, place: Result<Place, String>) {
+    match place {
+        Ok(place) => play(seed, place, 250),
+        Err(why) => eprintln!("skipped: {why}"),
+    }
+}
+
 fn play(seed: u64, place: Place, steps: u32) {
     let mut world = World::create(seed, place);
     for _ in 0..steps {

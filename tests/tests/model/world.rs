@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::{Bound, Range};
+use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use siltstone::{
     Ttl,
 };
 use siltstone_io::Random;
+use siltstone_io::testing::places::{LoopDevice, ZramDevice};
 use siltstone_tests::{Node, Simulation, keys};
 use tempfile::TempDir;
 
@@ -20,7 +22,25 @@ pub(crate) enum Place {
     Simulated(Simulation),
     File(TempDir),
     Baton(TempDir),
+    Device(BlockDevice),
 }
+
+/// A blank block device, as long as it is kept.
+pub(crate) enum BlockDevice {
+    Loop(LoopDevice, #[expect(dead_code, reason = "the image goes with it")] TempDir),
+    Zram(ZramDevice),
+}
+
+impl BlockDevice {
+    fn path(&self) -> &Path {
+        match self {
+            BlockDevice::Loop(device, _) => device.path(),
+            BlockDevice::Zram(device) => device.path(),
+        }
+    }
+}
+
+const DEVICE_BYTES: u64 = 256 << 20;
 
 impl Place {
     pub(crate) fn simulated(seed: u64) -> Place {
@@ -35,6 +55,18 @@ impl Place {
         Place::Baton(tempfile::tempdir().expect("a temporary directory"))
     }
 
+    /// A loop device with logical blocks of this size; or why there is none.
+    pub(crate) fn loop_device(block_bytes: u32) -> std::result::Result<Place, String> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let device = LoopDevice::new(&directory.path().join("image"), DEVICE_BYTES, Some(block_bytes))?;
+        Ok(Place::Device(BlockDevice::Loop(device, directory)))
+    }
+
+    /// A device in compressed memory; or why there is none.
+    pub(crate) fn zram() -> std::result::Result<Place, String> {
+        ZramDevice::new(DEVICE_BYTES).map(|device| Place::Device(BlockDevice::Zram(device)))
+    }
+
     pub(crate) fn takes_operators(&self) -> bool {
         !matches!(self, Place::Baton(_))
     }
@@ -43,13 +75,14 @@ impl Place {
         match self {
             Place::Simulated(simulation) => simulation.options(),
             Place::File(directory) | Place::Baton(directory) => Options::at(directory.path()),
+            Place::Device(device) => Options::at(device.path()),
         }
     }
 
     pub(crate) fn open(&mut self, options: Options) -> Result<Node> {
         match self {
             Place::Simulated(simulation) => simulation.open(options),
-            Place::File(_) => Engine::open(options).map(Node::real),
+            Place::File(_) | Place::Device(_) => Engine::open(options).map(Node::real),
             Place::Baton(_) => Engine::open_under_baton(options).map(Node::real),
         }
     }

@@ -124,6 +124,7 @@ fn sample_superblock() -> Vec<u8> {
         page_bytes: 4096,
         extent_bytes: 1 << 20,
         key_groups: 1024,
+        capacity_bytes: 0,
         roots: vec![crate::types::ExtentId(1)],
     };
     let mut page = vec![0; 4096];

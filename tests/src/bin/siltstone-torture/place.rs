@@ -1,11 +1,12 @@
 //! Where the volume is: a file, a loop device or a zram device. Devices are given back with the value, whatever happens.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
+use siltstone_io::testing::places::{LoopDevice, ZramDevice, run};
 use tempfile::TempDir;
 
 /// Kinds of places.
@@ -44,7 +45,7 @@ impl Place {
             PlaceKind::File => None,
             PlaceKind::Loop => {
                 let below = mounted.as_ref().map_or(directory.path(), |mounted| &mounted.0);
-                Some(Device::Loop(LoopDevice::new(&below.join("image"), bytes)?))
+                Some(Device::Loop(LoopDevice::new(&below.join("image"), bytes, None)?))
             }
             PlaceKind::Zram => Some(Device::Zram(ZramDevice::new(bytes)?)),
         };
@@ -55,8 +56,8 @@ impl Place {
     pub(crate) fn path(&self) -> PathBuf {
         match &self.device {
             None => self.directory.path().join("volume"),
-            Some(Device::Loop(device)) => device.device.clone(),
-            Some(Device::Zram(device)) => device.device.clone(),
+            Some(Device::Loop(device)) => device.path().to_owned(),
+            Some(Device::Zram(device)) => device.path().to_owned(),
         }
     }
 
@@ -73,8 +74,8 @@ impl Place {
     /// Makes a loop device larger.
     pub(crate) fn grow(&self, bytes: u64) -> Result<(), String> {
         let Some(Device::Loop(device)) = &self.device else { return Ok(()) };
-        File::options().write(true).open(&device.image).and_then(|file| file.set_len(bytes)).map_err(text)?;
-        run(Command::new("losetup").arg("-c").arg(&device.device)).map(drop)
+        File::options().write(true).open(device.image()).and_then(|file| file.set_len(bytes)).map_err(text)?;
+        run(Command::new("losetup").arg("-c").arg(device.path())).map(drop)
     }
 
     /// Uses up the tmpfs behind a loop device, or gives it back.
@@ -96,7 +97,7 @@ impl Place {
     /// Cuts off the end of the file behind a loop device, and keeps it.
     pub(crate) fn cut_below(&self, at: u64) -> Result<Tail, String> {
         let Some(Device::Loop(device)) = &self.device else { return Err("there is no file below".into()) };
-        let file = File::options().read(true).write(true).open(&device.image).map_err(text)?;
+        let file = File::options().read(true).write(true).open(device.image()).map_err(text)?;
         let end = file.metadata().map_err(text)?.len();
         let mut bytes = vec![0; end.saturating_sub(at) as usize];
         file.read_exact_at(&mut bytes, at).map_err(text)?;
@@ -119,7 +120,7 @@ impl Place {
     /// How much memory a zram device uses.
     pub(crate) fn memory_used(&self) -> Result<u64, String> {
         let Some(Device::Zram(device)) = &self.device else { return Err("this is no zram device".into()) };
-        let state = std::fs::read_to_string(device.attribute("mm_stat")).map_err(text)?;
+        let state = device.get("mm_stat")?;
         state.split_whitespace().nth(2).and_then(|used| used.parse().ok()).ok_or_else(|| format!("mm_stat: {state:?}"))
     }
 
@@ -152,64 +153,6 @@ impl Tail {
     }
 }
 
-struct LoopDevice {
-    device: PathBuf,
-    image: PathBuf,
-    /// The kernel detaches a device that was told to when the last who has it open is gone: even after a SIGKILL of this process.
-    _open: File,
-}
-
-impl LoopDevice {
-    fn new(image: &Path, bytes: u64) -> Result<LoopDevice, String> {
-        File::create(image).and_then(|file| file.set_len(bytes)).map_err(text)?;
-        let found = run(Command::new("losetup").args(["--find", "--show"]).arg(image))?;
-        let device = PathBuf::from(found.trim());
-        let open = OpenOptions::new().read(true).open(&device).map_err(text);
-        let detached = run(Command::new("losetup").arg("-d").arg(&device));
-        let device = LoopDevice { device, image: image.to_owned(), _open: open? };
-        detached.map(|_| device)
-    }
-}
-
-struct ZramDevice {
-    device: PathBuf,
-    number: u32,
-}
-
-impl ZramDevice {
-    fn new(bytes: u64) -> Result<ZramDevice, String> {
-        let added = std::fs::read_to_string("/sys/class/zram-control/hot_add")
-            .map_err(|error| format!("no zram device can be had (/sys/class/zram-control/hot_add: {error})"))?;
-        let number = added.trim().parse().map_err(|_| format!("hot_add gives {added:?}"))?;
-        let device = ZramDevice { device: PathBuf::from(format!("/dev/zram{number}")), number };
-        device.set("disksize", &bytes.to_string())?;
-        Ok(device)
-    }
-
-    fn attribute(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/sys/block/zram{}/{name}", self.number))
-    }
-
-    fn set(&self, name: &str, value: &str) -> Result<(), String> {
-        std::fs::write(self.attribute(name), value).map_err(|error| format!("{name} of zram{}: {error}", self.number))
-    }
-}
-
-impl Drop for ZramDevice {
-    fn drop(&mut self) {
-        // A killed process's ring may hold the device for a moment longer.
-        for _ in 0..200 {
-            if self.set("reset", "1").is_ok()
-                && std::fs::write("/sys/class/zram-control/hot_remove", self.number.to_string()).is_ok()
-            {
-                return;
-            }
-            crate::clock::sleep(std::time::Duration::from_millis(10));
-        }
-        eprintln!("zram{} could not be removed", self.number);
-    }
-}
-
 /// A mounted filesystem.
 struct Mounted(PathBuf);
 
@@ -230,14 +173,6 @@ impl Drop for Mounted {
             crate::clock::sleep(std::time::Duration::from_millis(10));
         }
         eprintln!("{} could not be unmounted", self.0.display());
-    }
-}
-
-fn run(command: &mut Command) -> Result<String, String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim())),
     }
 }
 

@@ -4,9 +4,12 @@
 //!   running time.
 //! - A *mark* counts how often a path of recovery or fault handling was taken; one that is never counted was never tested.
 //! - A [`Recorder`] writes down what a device is asked and what it answers.
+//! - [`places`] are block devices to run tests on.
 //!
 //! This crate and the engine each have a table of their own ([`mutant_table`](crate::mutant_table), [`mark_table`](crate::mark_table)), and
 //! hooks `mutant!(Name)` and `mark!(Name)` that are nothing in a normal build.
+
+pub mod places;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -1,0 +1,132 @@
+//! Block devices, as loop devices and compressed memory. Skipped, with a word, where there are none to be had (without root).
+
+#![cfg(all(feature = "testing", not(loom)))]
+#![expect(clippy::unwrap_used, reason = "tests fail by panics")]
+
+use std::path::Path;
+use std::process::Command;
+
+use siltstone_io::testing::places::{LoopDevice, ZramDevice, run};
+use siltstone_io::*;
+
+const MIB: u64 = 1 << 20;
+
+fn have<T>(place: Result<T, String>) -> Option<T> {
+    place.inspect_err(|why| eprintln!("skipped: {why}")).ok()
+}
+
+fn filled(len: usize, seed: u64) -> Buffer {
+    let mut buffer = Buffer::heap(len);
+    Random::new(seed).fill(&mut buffer);
+    buffer
+}
+
+fn executor() -> Executor {
+    Executor::new(ExecutorConfig::default(), Backend::Ring).unwrap()
+}
+
+/// What every device of 4 MiB must do.
+fn works(path: &Path) -> Geometry {
+    let shared = SharedDevice::open_file(path, OpenMode::ReadWrite).unwrap();
+    let mut executor = executor();
+    let device = executor.handle().attach(&shared).unwrap();
+    executor.block_on(async {
+        // It has its space and no more.
+        device.allocate(0, MIB).await.unwrap();
+        device.allocate(3 * MIB, MIB).await.unwrap();
+        assert!(device.allocate(3 * MIB, 2 * MIB).await.unwrap_err().is_no_space());
+        assert!(device.allocate(64 * MIB, MIB).await.unwrap_err().is_no_space());
+        assert_eq!(device.len_bytes(), 4 * MIB);
+        for (offset, durability) in [(0, WriteDurability::Cached), (3 * MIB, WriteDurability::Durable)] {
+            let (result, _) = device.write(offset, filled(65536, offset), 0..65536, durability, Placement::Wal).await;
+            result.unwrap();
+        }
+        device.flush().await.unwrap();
+        device.discard(MIB, MIB).await.unwrap();
+        for offset in [0, 3 * MIB] {
+            let (result, read) = device.read(offset, Buffer::heap(65536), 65536).await;
+            result.unwrap();
+            assert!(read[..] == filled(65536, offset)[..]);
+        }
+        let (result, _) = device.read(4 * MIB - 4096, Buffer::heap(8192), 8192).await;
+        assert_eq!(result.unwrap_err().op, OpKind::Read);
+    });
+    shared.geometry().clone()
+}
+
+#[test]
+fn loop_devices_of_both_block_sizes() {
+    let folder = tempfile::tempdir().unwrap();
+    for block_bytes in [512, 4096] {
+        let image = folder.path().join("image");
+        let Some(place) = have(LoopDevice::new(&image, 4 * MIB, Some(block_bytes))) else { return };
+        let geometry = works(place.path());
+        assert_eq!((geometry.kind, geometry.fixed_size, geometry.direct), (DeviceKind::Block, true, true));
+        assert_eq!((geometry.logical_block_bytes, geometry.size_bytes), (block_bytes, 4 * MIB));
+    }
+}
+
+#[test]
+fn compressed_memory_has_nothing_to_flush() {
+    let Some(place) = have(ZramDevice::new(4 * MIB)) else { return };
+    let geometry = works(place.path());
+    assert_eq!((geometry.kind, geometry.logical_block_bytes), (DeviceKind::Block, 4096));
+    assert_eq!(geometry.writes_are_durable(), place.get("queue/write_cache").unwrap().trim() == "write through");
+}
+
+/// The file below a loop device shows what came of a discard.
+#[test]
+fn a_discard_gives_the_space_back() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().unwrap();
+    let Some(place) = have(LoopDevice::new(&folder.path().join("image"), 4 * MIB, Some(4096))) else { return };
+    let shared = SharedDevice::open_file(place.path(), OpenMode::ReadWrite).unwrap();
+    assert_ne!(shared.geometry().discard, Discard::None);
+    let mut executor = executor();
+    let device = executor.handle().attach(&shared).unwrap();
+    let blocks = || std::fs::metadata(place.image()).unwrap().blocks() * 512;
+    executor.block_on(async {
+        let (result, _) =
+            device.write(0, filled(2 << 20, 1), 0..2 << 20, WriteDurability::Durable, Placement::Deep).await;
+        result.unwrap();
+        device.flush().await.unwrap();
+        assert!(blocks() >= 2 * MIB);
+        device.discard(MIB, MIB).await.unwrap();
+        device.flush().await.unwrap();
+        assert!(blocks() <= MIB + 65536, "{} bytes are in use", blocks());
+    });
+}
+
+#[test]
+fn a_writer_excludes_all_others_and_is_excluded_by_a_mount() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(place) = have(LoopDevice::new(&folder.path().join("image"), 16 * MIB, None)) else { return };
+    let open = |mode| SharedDevice::open_file(place.path(), mode).map(drop);
+    let writer = SharedDevice::open_file(place.path(), OpenMode::ReadWrite).unwrap();
+    let refused = open(OpenMode::ReadWrite).unwrap_err();
+    assert_eq!(refused.errno, libc::EBUSY);
+    assert!(refused.to_string().contains("it is mounted"), "{refused}");
+    assert_eq!(open(OpenMode::ReadOnly).unwrap_err().errno, libc::EAGAIN);
+    drop(writer);
+    open(OpenMode::ReadWrite).unwrap();
+
+    let below = folder.path().join("below");
+    std::fs::create_dir(&below).unwrap();
+    let mounted = run(Command::new("mkfs.ext4").arg("-q").arg(place.path()))
+        .and_then(|_| run(Command::new("mount").arg(place.path()).arg(&below)));
+    if have(mounted).is_none() {
+        return;
+    }
+    let refused = open(OpenMode::ReadWrite).unwrap_err();
+    run(Command::new("umount").arg(&below)).unwrap();
+    assert_eq!(refused.errno, libc::EBUSY);
+}
+
+#[test]
+fn what_is_neither_file_nor_block_device_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for path in [folder.path(), Path::new("/dev/zero")] {
+        let refused = SharedDevice::open_file(path, OpenMode::ReadWrite).map(drop).unwrap_err();
+        assert!(refused.to_string().contains("neither a file nor a block device"), "{refused}");
+    }
+}

@@ -1,0 +1,150 @@
+//! Volumes on raw devices: what is on a device is not overwritten unless that is said, and what fits is what is used. Loop devices, for which
+//! root is needed; without, these tests say that they are skipped.
+
+use std::path::Path;
+use std::process::Command;
+
+use siltstone::{DeviceKind, Durability, Engine, Error, KeyspaceOptions, Options, format, inspect};
+use siltstone_io::testing::places::{LoopDevice, run};
+
+const MIB: u64 = 1 << 20;
+
+struct Disk {
+    device: LoopDevice,
+    folder: tempfile::TempDir,
+}
+
+impl Disk {
+    fn new(bytes: u64, block_bytes: u32) -> Option<Disk> {
+        let folder = tempfile::tempdir().unwrap();
+        let device = LoopDevice::new(&folder.path().join("image"), bytes, Some(block_bytes));
+        device.inspect_err(|why| eprintln!("skipped: {why}")).ok().map(|device| Disk { device, folder })
+    }
+
+    fn path(&self) -> &Path {
+        self.device.path()
+    }
+
+    fn options(&self) -> Options {
+        Options::at(self.path()).extent_bytes(64 << 10).memory(8 << 20).keyspace("k", KeyspaceOptions::default())
+    }
+
+    /// The same bytes on a device of this size with these blocks.
+    fn copied(&self, bytes: u64, block_bytes: u32) -> Disk {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        std::fs::copy(self.folder.path().join("image"), &image).unwrap();
+        std::fs::File::options().write(true).open(&image).unwrap().set_len(bytes).unwrap();
+        let device = LoopDevice::on(&image, Some(block_bytes)).unwrap();
+        Disk { device, folder }
+    }
+}
+
+fn write(options: Options, count: u32) -> Result<(), Error> {
+    let engine = Engine::open(options)?;
+    let keyspace = engine.keyspace("k")?;
+    for number in 0..count {
+        engine.block_on(engine.put(&keyspace, &number.to_be_bytes(), &[number as u8; 1000]))?;
+    }
+    engine.close_blocking()
+}
+
+#[track_caller]
+fn check(options: Options, count: u32) {
+    let engine = Engine::open(options).unwrap();
+    let keyspace = engine.keyspace("k").unwrap();
+    for number in 0..count {
+        let value = engine.block_on(engine.get(&keyspace, &number.to_be_bytes())).unwrap();
+        assert_eq!(value.as_deref(), Some(&[number as u8; 1000][..]), "key {number}");
+    }
+    engine.close_blocking().unwrap();
+}
+
+#[test]
+fn what_a_device_holds_is_named_and_kept_unless_it_is_to_be_destroyed() {
+    let Some(disk) = Disk::new(512 * MIB, 512) else { return };
+    for (program, arguments, what) in [
+        ("mkfs.ext4", &["-q", "-F"][..], "an ext2, ext3 or ext4 filesystem"),
+        ("mkfs.xfs", &["-q", "-f"], "an XFS filesystem"),
+        ("mkfs.btrfs", &["-q", "-f"], "a btrfs filesystem"),
+        ("mkswap", &["-q"], "a swap area"),
+    ] {
+        if let Err(why) = run(Command::new(program).args(arguments).arg(disk.path())) {
+            eprintln!("{what} is skipped: {why}");
+            continue;
+        }
+        let before = std::fs::read(disk.path()).unwrap();
+        for refused in [Engine::open(disk.options()).map(drop), format(&disk.options(), 0, false)] {
+            let Err(Error::NotAVolume { reason, .. }) = refused else { panic!("{refused:?}") };
+            assert!(reason.contains(what) && reason.contains("--force"), "{reason}");
+        }
+        assert!(std::fs::read(disk.path()).unwrap() == before, "it has been changed");
+        format(&disk.options(), 0, true).unwrap();
+        write(disk.options(), 100).unwrap();
+        check(disk.options().shards(2), 100);
+    }
+    // A volume is one of the things that are kept.
+    format(&disk.options(), 0, true).unwrap();
+    write(disk.options(), 100).unwrap();
+    let refused = format(&disk.options(), 0, false).unwrap_err();
+    assert!(refused.to_string().contains("it holds a Siltstone volume"), "{refused}");
+    check(disk.options(), 100);
+    format(&disk.options(), 0, true).unwrap();
+    assert!(inspect::info(disk.path()).unwrap().keyspaces.is_empty());
+    assert!(inspect::verify(disk.path(), |_, _| ()).unwrap().is_clean());
+}
+
+#[test]
+fn a_device_in_use_is_refused() {
+    let Some(disk) = Disk::new(16 * MIB, 4096) else { return };
+    let engine = Engine::open(disk.options()).unwrap();
+    for refused in [Engine::open(disk.options()).map(drop), format(&disk.options(), 0, true)] {
+        let Err(Error::Io(error)) = refused else { panic!("{refused:?}") };
+        assert!(error.to_string().contains("opened exclusively by another process"), "{error}");
+    }
+    engine.close_blocking().unwrap();
+}
+
+#[test]
+fn a_volume_uses_the_space_that_it_was_formatted_with() {
+    let Some(disk) = Disk::new(64 * MIB, 4096) else { return };
+    let refused = format(&disk.options(), 65 * MIB, false).unwrap_err();
+    assert!(refused.to_string().contains("does not fit"), "{refused}");
+    format(&disk.options(), 8 * MIB, false).unwrap();
+    let info = inspect::info(disk.path()).unwrap();
+    assert_eq!((info.capacity_bytes, info.geometry.kind), (8 * MIB, DeviceKind::Block));
+    assert_eq!((info.extent_bytes, info.device_bytes), (64 << 10, 64 * MIB));
+    let full = write(disk.options().durability(Durability::Sync), 20_000).unwrap_err();
+    assert!(matches!(full, Error::NoSpace(_)), "{full}");
+    let image = std::fs::read(disk.path()).unwrap();
+    assert!(image[8 * MIB as usize..].iter().all(|byte| *byte == 0), "it wrote behind its end");
+
+    // A file gets its space now, and no more later.
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options::at(folder.path().join("volume")).extent_bytes(64 << 10).memory(8 << 20);
+    format(&options, 8 * MIB, false).unwrap();
+    let file = folder.path().join("volume").join(siltstone::VOLUME_FILE_NAME);
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), 8 * MIB);
+    let full = write(options.keyspace("k", KeyspaceOptions::default()), 20_000).unwrap_err();
+    assert!(matches!(full, Error::NoSpace(_)), "{full}");
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), 8 * MIB);
+}
+
+#[test]
+fn a_device_that_is_too_small_is_refused() {
+    let Some(disk) = Disk::new(64 << 10, 512) else { return };
+    let refused = Engine::open(disk.options()).map(drop).unwrap_err();
+    assert!(matches!(refused, Error::InvalidArgument(_)), "{refused}");
+    assert!(refused.to_string().contains("has room for 1 extents"), "{refused}");
+}
+
+#[test]
+fn a_volume_may_move_between_devices_of_other_blocks_and_not_to_one_that_is_too_small() {
+    let Some(disk) = Disk::new(32 * MIB, 512) else { return };
+    write(disk.options(), 5000).unwrap();
+    let other = disk.copied(32 * MIB, 4096);
+    check(other.options(), 5000);
+    check(other.copied(32 * MIB, 512).options(), 5000);
+    let error = Engine::open(disk.copied(MIB, 4096).options()).map(drop).unwrap_err();
+    assert!(error.is_corruption() && error.to_string().contains("the device has 1048576"), "{error}");
+}
