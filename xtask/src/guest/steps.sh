@@ -1,0 +1,99 @@
+# What runs in the guest. Each function is a step, which fails at the first command that does.
+
+# The value of an attribute of a block device's queue.
+queue() {
+    cat "/sys/block/$1/queue/$2"
+}
+
+# is WHAT FOUND EXPECTED
+is() {
+    [ "$2" = "$3" ] || { echo "$1 is '$2', not '$3'"; return 1; }
+}
+
+# Both namespaces, as block devices and for passthrough, each with its LBA size; a volatile cache; several queues, two of them polled.
+namespaces() {
+    for pair in nvme0n1:512 nvme0n2:4096; do
+        device=${pair%:*}
+        is "the logical block of $device" "$(queue $device logical_block_size)" "${pair#*:}"
+        is "the cache of $device" "$(queue $device write_cache)" "write back"
+        is "io_poll of $device" "$(queue $device io_poll)" 1
+        [ -b /dev/$device ] || { echo "no /dev/$device"; return 1; }
+        [ -c /dev/ng${device#nvme} ] || { echo "no /dev/ng${device#nvme}"; return 1; }
+    done
+    is "poll_queues" "$(cat /sys/module/nvme/parameters/poll_queues)" 2
+    dmesg | grep -q '[1-9]/0/2 default/read/poll queues' || { dmesg | grep nvme; return 1; }
+}
+
+# wipe DEVICE: nothing that anybody would know is at its beginning or its end any more.
+wipe() {
+    dd if=/dev/zero of=$1 bs=1M count=2 conv=fsync 2>/dev/null
+}
+
+# The flights job: its outputs are those of the host.
+job() {
+    rm -rf /tmp/out
+    siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M --checkpoint-every 5000
+    (cd /tmp/out && sha256sum -c /data/outputs.sha256)
+    siltstone verify "$1"
+}
+
+# The same, killed again and again and begun anew.
+job_killed() {
+    rm -rf /tmp/out
+    kills=0
+    until [ $kills = 3 ]; do
+        siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards $((1 + kills % 2)) --memory 64M \
+            --checkpoint-every 3000 &
+        job=$!
+        sleep $((6 + 4 * kills))
+        kill -9 $job || { echo "the job had ended before it was killed"; break; }
+        wait $job || true
+        siltstone verify "$1"
+        kills=$((kills + 1))
+    done
+    siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M
+    (cd /tmp/out && sha256sum -c /data/outputs.sha256)
+    siltstone verify "$1"
+}
+
+job_on_device() {
+    wipe $1
+    job $1
+}
+
+job_killed_on_device() {
+    wipe $1
+    job_killed $1
+}
+
+# on_ext4 DEVICE COMMAND...: on a file of a filesystem there.
+on_ext4() {
+    mkfs.ext4 -q -F -E nodiscard $1
+    mount -t ext4 $1 /mnt
+    trap 'umount /mnt' EXIT
+    shift
+    "$@"
+}
+
+# A device with a filesystem is no place for a volume, and is left as it is.
+foreign() {
+    mkfs.ext4 -q -F -E nodiscard $1
+    before=$(dd if=$1 bs=1M count=16 2>/dev/null | sha256sum)
+    if siltstone job flights --input /data/flights.csv --store $1 --output /tmp/out; then
+        echo "a filesystem was taken for a volume"
+        return 1
+    fi
+    is "what is on it" "$(dd if=$1 bs=1M count=16 2>/dev/null | sha256sum)" "$before"
+}
+
+# verified DEVICE COMMAND...: what the power failure has left is whole; then the command.
+verified() {
+    siltstone verify $1
+    shift
+    "$@"
+}
+
+# worker ARGUMENT...: does what the host says through the virtual serial port, and tells it there.
+worker() {
+    siltstone-torture worker "$@" <>/dev/vport0p1 1>&0
+}
