@@ -188,6 +188,7 @@ impl Bench {
             format!("--initramfs={}", self.parts.initramfs.display()),
             format!("--image={}", image.display()),
             format!("--block-bytes={block_bytes}"),
+            "--device=/dev/nvme0n1".into(),
             format!("--log={}", self.scratch.join(format!("{}.console", step.name)).display()),
         ];
         machine.extend((disk == Expected::Deaf).then(|| "--deaf".into()));
@@ -196,6 +197,7 @@ impl Bench {
         command.args(["--capacity-bytes", &IMAGE_BYTES.to_string()]);
         command.args(["--cuts", &self.cuts.to_string(), "--seed", &self.seed.to_string()]);
         command.args(["--seconds", &step.seconds_max.to_string()]);
+        command.args(["--again", &format!("cargo xtask nvme --only {} --cuts {}", step.name, self.cuts)]);
         command.env("TMPDIR", &self.scratch);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(text)?;
         let mut lines = Vec::new();

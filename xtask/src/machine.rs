@@ -19,7 +19,7 @@ use crate::run::Result;
 /// Queue pairs of the controller: more than the guest has CPUs, and some to poll.
 const QUEUES: u32 = 6;
 /// Lines of the console that are shown where something went wrong.
-const LAST_LINES: usize = 25;
+const LAST_LINES: usize = 16;
 
 /// What a machine is made of.
 #[derive(Clone, Debug)]

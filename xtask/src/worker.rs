@@ -58,9 +58,12 @@ pub(crate) struct WorkerArgs {
     /// The power fails at this write.
     #[arg(long)]
     cut_at_write: Option<u64>,
+    /// The volume's device, in the machine.
+    #[arg(long)]
+    device: String,
     /// The volume is verified before the worker begins.
     #[arg(long)]
-    verify: Option<String>,
+    verify: bool,
     /// The worker's arguments.
     #[arg(last = true)]
     worker: Vec<String>,
@@ -72,8 +75,9 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<()> {
     let disk = Disk::open(&args.image, args.block_bytes, args.seed, faults);
     let disk = Arc::new(disk.map_err(|error| format!("{}: {error}", args.image.display()))?);
     let parts = Parts { kernel: args.kernel.clone(), initramfs: args.initramfs.clone() };
-    let verified = args.verify.as_ref().map_or_else(String::new, |device| format!("verified {device} "));
-    let script = format!("step worker {verified}worker {}\n", args.worker.join(" "));
+    let device = &args.device;
+    let verified = if args.verify { format!("verified {device} ") } else { String::new() };
+    let script = format!("step worker {verified}worker {device} {}\n", args.worker.join(" "));
     let mut machine = Machine::boot(&parts, std::slice::from_ref(&disk), &script, true, &args.log)?;
     let port = machine.port.take().ok_or("the machine has no port")?;
     let wanted_end = Arc::new(AtomicBool::new(false));

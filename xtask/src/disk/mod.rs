@@ -239,11 +239,6 @@ impl Disk {
         Ok(loss)
     }
 
-    /// Leaves everything in the image, as at an orderly end.
-    pub(crate) fn write_back(&self) -> io::Result<()> {
-        self.lock().write_back(u64::MAX)
-    }
-
     fn check(&self, command: &Command) -> io::Result<()> {
         let block = self.block_bytes;
         let aligned = command.offset.is_multiple_of(block) && command.len.is_multiple_of(block);

@@ -25,16 +25,21 @@ while [ ! -b /dev/nvme0n$NAMESPACES ] && [ $tries -lt 300 ]; do
     tries=$((tries + 1))
 done
 
-# step NAME COMMAND...: tells how the command ended. It runs until its first failure.
+# step NAME COMMAND...: tells how the command ended. It runs until its first failure; of what it prints the end is shown then.
 step() {
     name=$1
     shift
     echo "@@START $name"
     begun=$(cut -d. -f1 /proc/uptime)
-    ( set -eu; "$@" ) </dev/null 2>&1
+    ( set -eu; "$@" ) </dev/null >/tmp/step.log 2>&1
     status=$?
     seconds=$(($(cut -d. -f1 /proc/uptime) - begun))
-    if [ $status = 0 ]; then echo "@@PASS $seconds $name"; else echo "@@FAIL $seconds $name (status $status)"; fi
+    if [ $status = 0 ]; then
+        echo "@@PASS $seconds $name"
+    else
+        tail -n 15 /tmp/step.log | cut -c1-400
+        echo "@@FAIL $seconds $name (status $status)"
+    fi
 }
 
 . /steps.sh

@@ -24,9 +24,9 @@ namespaces() {
     dmesg | grep -q '[1-9]/0/2 default/read/poll queues' || { dmesg | grep nvme; return 1; }
 }
 
-# wipe DEVICE: nothing that anybody would know is at its beginning or its end any more.
+# wipe DEVICE: nothing is on it any more.
 wipe() {
-    dd if=/dev/zero of=$1 bs=1M count=2 conv=fsync 2>/dev/null
+    blkdiscard $1
 }
 
 # The flights job: its outputs are those of the host.
@@ -45,8 +45,9 @@ job_killed() {
         siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards $((1 + kills % 2)) --memory 64M \
             --checkpoint-every 3000 &
         job=$!
-        sleep $((6 + 4 * kills))
-        kill -9 $job || { echo "the job had ended before it was killed"; break; }
+        sleep $((5 + kills))
+        # A fast machine may have ended it before; but not the first time.
+        kill -9 $job || [ $kills -gt 0 ] || { echo "the job had ended before it was killed"; return 1; }
         wait $job || true
         siltstone verify "$1"
         kills=$((kills + 1))
@@ -86,14 +87,25 @@ foreign() {
     is "what is on it" "$(dd if=$1 bs=1M count=16 2>/dev/null | sha256sum)" "$before"
 }
 
-# verified DEVICE COMMAND...: what the power failure has left is whole; then the command.
+# verify DEVICE
+verify() {
+    siltstone verify $1 || {
+        echo "verify has found something"
+        return 1
+    }
+}
+
+# verified DEVICE COMMAND...: what a power failure has left is whole; then the command.
 verified() {
-    siltstone verify $1
+    verify $1
     shift
     "$@"
 }
 
-# worker ARGUMENT...: does what the host says through the virtual serial port, and tells it there.
+# worker DEVICE ARGUMENT...: does what the host says through the virtual serial port, and tells it there. What it leaves when it ends well is whole.
 worker() {
+    device=$1
+    shift
     siltstone-torture worker "$@" <>/dev/vport0p1 1>&0
+    verify $device
 }

@@ -6,6 +6,7 @@
 
 mod child;
 mod clock;
+mod cut;
 mod errors;
 mod fill;
 mod history;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cut::CutOptions;
 use crate::place::{Place, PlaceKind};
 use crate::suite::Suite;
 use crate::worker::WorkerOptions;
@@ -42,6 +44,8 @@ enum Command {
     Fill(Run),
     /// Has the kernel return errors.
     Errors(Run),
+    /// Cuts the power of virtual machines again and again, under load and while the engine opens.
+    Cut(CutOptions),
     /// The process that is killed.
     #[command(hide = true)]
     Worker(WorkerOptions),
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Command::Kill(run) => ("kill", run, kill::run),
         Command::Fill(run) => ("fill", run, fill::run),
         Command::Errors(run) => ("errors", run, errors::run),
+        Command::Cut(options) => return cut::run(&options),
         Command::Worker(options) => return worker::run(&options),
     };
     // Whether there is such a place is known before anything is done in it.
