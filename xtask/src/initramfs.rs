@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn the_libraries_are_those_with_a_path() {
-        let text = "\tlinux-vdso.so.1 (0x1)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x2)\n\t/lib64/ld-linux-x86-64.so.2 (0x3)\n";
+        let text =
+            "\tlinux-vdso.so.1 (0x1)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x2)\n\t/lib64/ld-linux-x86-64.so.2 (0x3)\n";
         assert_eq!(libraries_in(text), ["/lib/x/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,10 +15,12 @@ use std::time::{Duration, Instant};
 
 use crate::disk::{Disk, server};
 use crate::initramfs::plan;
+use crate::queues::Queues;
 use crate::run::Result;
 
 /// Queue pairs of the controller: more than the guest has CPUs, and some to poll.
 const QUEUES: u32 = 6;
+const MEMORY_MIB: u64 = 1024;
 /// Lines of the console that are shown where something went wrong.
 const LAST_LINES: usize = 16;
 
@@ -31,9 +34,17 @@ pub(crate) struct Parts {
 /// A line of the guest's console.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
-    Started { name: String },
-    Passed { name: String, seconds: u64 },
-    Failed { name: String, seconds: u64 },
+    Started {
+        name: String,
+    },
+    Passed {
+        name: String,
+        seconds: u64,
+    },
+    Failed {
+        name: String,
+        seconds: u64,
+    },
     /// The plan is done.
     End,
     Other(String),
@@ -72,13 +83,19 @@ pub(crate) struct Machine {
     last: Vec<String>,
     /// The host's end of the guest's `/dev/vport0p1`.
     pub(crate) port: Option<UnixStream>,
-    // Sockets of the disks and of the port; with it the folder goes.
+    // Sockets of the disks and of the port, and the filesystem; with it the folder goes.
     _sockets: tempfile::TempDir,
 }
 
 impl Machine {
     /// Boots a machine that runs this script of steps. `log` gets its console.
-    pub(crate) fn boot(parts: &Parts, disks: &[Arc<Disk>], script: &str, with_port: bool, log: &Path) -> Result<Machine> {
+    pub(crate) fn boot(
+        parts: &Parts,
+        disks: &[Arc<Disk>],
+        script: &str,
+        with_port: bool,
+        log: &Path,
+    ) -> Result<Machine> {
         // The path of a socket has little room: not in the build's folder.
         let sockets = tempfile::Builder::new().prefix("siltstone-nvme").tempdir().map_err(text)?;
         let initramfs = sockets.path().join("initramfs");
@@ -87,18 +104,30 @@ impl Machine {
         let mut file = File::options().append(true).open(&initramfs).map_err(text)?;
         file.write_all(&plan(script)).map_err(text)?;
 
+        // Its memory is seen by us too: a file without a name, which QEMU opens by our descriptor.
+        let memory = tempfile::tempfile_in("/dev/shm").map_err(text)?;
+        memory.set_len(MEMORY_MIB << 20).map_err(text)?;
+        let memory_path = format!("/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd());
+        let queues = Arc::new(Queues::new(memory));
+
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "nice", "-n", "5", "qemu-system-x86_64"]);
-        command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024", "-M", "pc"]);
+        command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-M", "pc,memory-backend=memory"]);
+        command.arg("-m").arg(format!("{MEMORY_MIB}"));
+        let backend = format!("memory-backend-file,id=memory,share=on,size={MEMORY_MIB}M,mem-path={memory_path}");
+        command.arg("-object").arg(backend).args(["-trace", "pci_nvme_create_sq"]);
         command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot", "-serial", "stdio"]);
         command.arg("-kernel").arg(&parts.kernel).arg("-initrd").arg(&initramfs);
         let namespaces = disks.len();
         // What the kernel does not know is the environment of init.
-        command.arg("-append").arg(format!("console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off NAMESPACES={namespaces}"));
+        command
+            .arg("-append")
+            .arg(format!("console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off NAMESPACES={namespaces}"));
         command.arg("-device").arg(format!("nvme,id=nvme0,serial=siltstone,max_ioqpairs={QUEUES}"));
         for (index, disk) in disks.iter().enumerate() {
             let socket = sockets.path().join(format!("disk{index}"));
             let listener = UnixListener::bind(&socket).map_err(text)?;
+            disk.attach(&queues, index as u32 + 1);
             let disk_served = Arc::clone(disk);
             std::thread::spawn(move || {
                 let served = listener.accept().and_then(|(stream, _)| server::serve(stream, &disk_served));
@@ -106,7 +135,10 @@ impl Machine {
                     eprintln!("disk {index}: {error}");
                 }
             });
-            let node = format!("driver=nbd,node-name=disk{index},discard=unmap,server.type=unix,server.path={}", socket.display());
+            let node = format!(
+                "driver=nbd,node-name=disk{index},discard=unmap,server.type=unix,server.path={}",
+                socket.display()
+            );
             let block = disk.block_bytes();
             let (nsid, sizes) = (index + 1, format!("logical_block_size={block},physical_block_size={block}"));
             command.arg("-blockdev").arg(node);
@@ -120,14 +152,23 @@ impl Machine {
             command.arg("-chardev").arg(format!("socket,id=port,server=off,path={}", socket.display()));
         }
         let log_file = File::create(log).map_err(text)?;
-        let errors = log_file.try_clone().map_err(text)?;
+        let mut errors_log = log_file.try_clone().map_err(text)?;
         let mut qemu = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(errors)
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| format!("QEMU does not start: {error}"))?;
-        let console = qemu.stdout.take();
+        let (console, errors) = (qemu.stdout.take(), qemu.stderr.take());
+        std::thread::spawn(move || {
+            let lines =
+                errors.into_iter().flat_map(|errors| BufReader::new(errors).lines().map_while(std::result::Result::ok));
+            for line in lines {
+                if !queues.hear(&line) {
+                    let _ = writeln!(errors_log, "{line}");
+                }
+            }
+        });
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             let Some(console) = console else { return };

@@ -6,6 +6,7 @@ mod disk;
 mod initramfs;
 mod machine;
 mod packages;
+mod queues;
 mod random;
 mod run;
 mod steps;

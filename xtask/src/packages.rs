@@ -90,7 +90,10 @@ pub(crate) fn kernel(cache: &Path, install: bool) -> Result<Kernel> {
         return Ok(Kernel { image: folder.join("vmlinuz"), modules, name });
     }
     if !install {
-        return Err(format!("there is no kernel in {}: run without --no-install to download {KERNEL_PACKAGE}", folder.display()));
+        return Err(format!(
+            "there is no kernel in {}: run without --no-install to download {KERNEL_PACKAGE}",
+            folder.display()
+        ));
     }
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let package = download(&folder)?;
@@ -163,7 +166,8 @@ fn in_order(dependencies: &str) -> Result<Vec<String>> {
     }
     let mut order: Vec<String> = Vec::new();
     for module in MODULES {
-        let (path, needs) = known.get(&module.replace('-', "_")).ok_or_else(|| format!("there is no module {module}"))?;
+        let (path, needs) =
+            known.get(&module.replace('-', "_")).ok_or_else(|| format!("there is no module {module}"))?;
         // depmod lists all that a module needs, the deepest last.
         for path in needs.iter().rev().chain([path]) {
             if !order.contains(path) {
@@ -197,7 +201,9 @@ mod tests {
 
     #[test]
     fn modules_come_after_what_they_need() {
-        let mut text = String::from("kernel/a/nvme.ko: kernel/a/nvme-core.ko kernel/a/t10-pi.ko\nkernel/a/nvme-core.ko: kernel/a/t10-pi.ko\n");
+        let mut text = String::from(
+            "kernel/a/nvme.ko: kernel/a/nvme-core.ko kernel/a/t10-pi.ko\nkernel/a/nvme-core.ko: kernel/a/t10-pi.ko\n",
+        );
         for module in MODULES.iter().filter(|module| **module != "nvme") {
             text.push_str(&format!("kernel/{module}.ko.xz:\n"));
         }

@@ -11,6 +11,7 @@
 //!
 //! The same happens where the machine ends by itself: to be closed is to need no power.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -46,6 +47,9 @@ pub(crate) struct WorkerArgs {
     /// Gets the console.
     #[arg(long)]
     log: PathBuf,
+    /// Gets a line for each power failure: blocks that were lost, blocks that were not durable, flushes and writes with FUA before.
+    #[arg(long)]
+    losses: PathBuf,
     /// The longest that the machine may live.
     #[arg(long, default_value_t = 300)]
     seconds: u64,
@@ -115,6 +119,11 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<()> {
     let counters = disk.counters();
     let loss = disk.cut().map_err(|error| format!("{}: {error}", args.image.display()))?;
     eprintln!("power failure: {} of {} blocks lost; {counters:?}", loss.lost, loss.blocks);
+    let losses = File::options().create(true).append(true).open(&args.losses);
+    let written = losses.and_then(|mut file| {
+        writeln!(file, "{} {} {} {}", loss.lost, loss.blocks, counters.flushes, counters.durable_writes)
+    });
+    written.map_err(|error| format!("{}: {error}", args.losses.display()))?;
     failed.map_or(Ok(()), Err)
 }
 

@@ -31,7 +31,8 @@ impl Cache {
         let block_bytes = self.block_bytes as u64;
         for index in 0..len / block_bytes {
             let at = (index * block_bytes) as usize;
-            let content = data.map_or_else(|| vec![0; self.block_bytes], |data| data[at..at + self.block_bytes].to_vec());
+            let content =
+                data.map_or_else(|| vec![0; self.block_bytes], |data| data[at..at + self.block_bytes].to_vec());
             let versions = self.blocks.entry(offset + index * block_bytes).or_default();
             versions.push(Version { completion, data: content });
             self.versions += 1;

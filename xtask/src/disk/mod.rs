@@ -10,7 +10,7 @@
 //! 1. Every completion gets a number. A flush makes durable, for each block, the newest version whose completion was *told to the guest* before
 //!    the flush was received; no others. Commands wait in a queue and are completed in random order, so that a write and a flush that are under
 //!    way at a time really are not ordered.
-//! 2. A write with FUA makes its own blocks durable, and what of them is older.
+//! 2. A write with FUA ([`crate::queues`]) makes its own blocks durable, and what of them is older.
 //! 3. When the cache is full, all of it is written back: a device may do so at any time.
 //! 4. [`Disk::freeze`] is the moment of the power failure: no command completes any more.
 //! 5. [`Disk::cut`] then settles what is left: each block of the cache has its durable version or any later one, at random and without regard to its
@@ -28,11 +28,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use cache::Cache;
 
+use crate::queues::Queues;
 use crate::random::Random;
 
 /// What the cache holds at most.
@@ -102,9 +103,14 @@ pub(crate) struct Loss {
 /// See the module.
 pub(crate) struct Disk {
     state: Mutex<State>,
+    /// The last completion that the guest has been told of. It is locked while that is done, so that who receives a command which the guest sends
+    /// upon it waits until the number is there.
+    told: Mutex<u64>,
     changed: Condvar,
     len: u64,
     block_bytes: u64,
+    /// The queues that its commands come from, and the number of its namespace.
+    queues: OnceLock<(Arc<Queues>, u32)>,
 }
 
 struct State {
@@ -113,7 +119,6 @@ struct State {
     waiting: Vec<Command>,
     random: Random,
     completed: u64,
-    told: u64,
     frozen: bool,
     closed: bool,
     counters: Counters,
@@ -131,13 +136,19 @@ impl Disk {
             waiting: Vec::new(),
             random: Random::new(seed),
             completed: 0,
-            told: 0,
             frozen: false,
             closed: false,
             counters: Counters::default(),
             faults,
         };
-        Ok(Disk { state: Mutex::new(state), changed: Condvar::new(), len, block_bytes })
+        Ok(Disk {
+            state: Mutex::new(state),
+            told: Mutex::new(0),
+            changed: Condvar::new(),
+            len,
+            block_bytes,
+            queues: OnceLock::new(),
+        })
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -148,15 +159,25 @@ impl Disk {
         self.block_bytes
     }
 
+    /// Says where its commands come from: what is FUA there is so here.
+    pub(crate) fn attach(&self, queues: &Arc<Queues>, namespace: u32) {
+        let _ = self.queues.set((Arc::clone(queues), namespace));
+    }
+
     pub(crate) fn counters(&self) -> Counters {
         self.lock().counters
     }
 
     /// Takes a command into the queue.
     pub(crate) fn receive(&self, mut command: Command) {
-        let mut state = self.lock();
-        command.told = state.told;
-        state.waiting.push(command);
+        command.told = *self.lock_told();
+        if let Some((queues, namespace)) = self.queues.get()
+            && matches!(command.kind, CommandKind::Write | CommandKind::Zero)
+        {
+            let (first, count) = (command.offset / self.block_bytes, command.len / self.block_bytes);
+            command.durable |= queues.wants_durable(*namespace, first, count);
+        }
+        self.lock().waiting.push(command);
         self.changed.notify_all();
     }
 
@@ -182,7 +203,9 @@ impl Disk {
         }
         let count = state.waiting.len() as u64;
         let index = state.random.below(count) as usize;
-        if state.waiting[index].kind == CommandKind::Write && state.faults.freeze_at_write == Some(state.counters.writes) {
+        if state.waiting[index].kind == CommandKind::Write
+            && state.faults.freeze_at_write == Some(state.counters.writes)
+        {
             state.frozen = true;
             return None;
         }
@@ -192,9 +215,12 @@ impl Disk {
         Some((Completion { cookie: command.cookie, result }, state.completed))
     }
 
-    /// The guest has been told of this completion.
-    pub(crate) fn told(&self, number: u64) {
-        self.lock().told = number;
+    /// Tells the guest of a completion; `number` is that of [`Self::complete`].
+    pub(crate) fn tell(&self, number: u64, tell: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut told = self.lock_told();
+        tell()?;
+        *told = number;
+        Ok(())
     }
 
     /// The client is gone.
@@ -244,6 +270,10 @@ impl Disk {
         let aligned = command.offset.is_multiple_of(block) && command.len.is_multiple_of(block);
         let inside = command.offset.checked_add(command.len).is_some_and(|end| end <= self.len);
         if aligned && inside { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    fn lock_told(&self) -> MutexGuard<'_, u64> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

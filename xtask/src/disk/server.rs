@@ -175,11 +175,10 @@ fn answer(to: &mut impl Write, disk: &Disk) -> io::Result<()> {
         message.extend_from_slice(&error.to_be_bytes());
         message.extend_from_slice(&completion.cookie.to_be_bytes());
         message.extend_from_slice(&data);
-        match to.write_all(&message) {
+        match disk.tell(number, || to.write_all(&message)) {
             Err(error) if gone(&error) => return Ok(()),
             result => result?,
         }
-        disk.told(number);
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ fn command(kind: CommandKind, offset: u64, len: u64, byte: u8) -> Command {
 fn run(disk: &Disk, command: Command) -> Vec<u8> {
     disk.receive(command);
     let (completion, number) = disk.complete().unwrap();
-    disk.told(number);
+    disk.tell(number, || Ok(())).unwrap();
     completion.result.unwrap()
 }
 
@@ -168,4 +168,24 @@ fn a_deaf_disk_loses_what_was_flushed() {
     run(&disk, command(CommandKind::Flush, 0, 0, 0));
     disk.cut().unwrap();
     assert!((0..64).any(|block| image_byte(&image, block * BLOCK) == 0));
+}
+
+#[test]
+fn a_flush_that_the_guest_sends_upon_an_answer_covers_what_was_answered() {
+    let (image, disk) = disk();
+    let disk = Arc::new(disk);
+    disk.receive(command(CommandKind::Write, 0, BLOCK, 1));
+    let (_, number) = disk.complete().unwrap();
+    let guest = Arc::clone(&disk);
+    let mut flushing = None;
+    let answer = || {
+        // The answer is out; who gave it goes on much later than the guest.
+        flushing = Some(std::thread::spawn(move || guest.receive(command(CommandKind::Flush, 0, 0, 0))));
+        std::thread::sleep(Duration::from_millis(50));
+        Ok(())
+    };
+    disk.tell(number, answer).unwrap();
+    flushing.unwrap().join().unwrap();
+    disk.complete().unwrap().0.result.unwrap();
+    assert_eq!(image_byte(&image, 0), 1);
 }

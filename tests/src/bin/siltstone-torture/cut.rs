@@ -13,13 +13,15 @@ use siltstone_io::Random;
 
 use crate::child::Machine;
 use crate::clock::now;
-use crate::kill::{pick_mode, refuse_errors};
+use crate::kill::refuse_errors;
 use crate::place::Place;
 use crate::session::{Opening, Session, Tally};
 use crate::suite::{Suite, worker_options};
 use crate::wire::ErrorClass;
 use crate::worker::Mode;
 
+/// By turns: the lives are few.
+const MODES: [Mode; 3] = [Mode::Sync, Mode::Interval, Mode::Checkpoint];
 /// The power fails at one of so many writes of an opening: those of a recovery are few.
 const OPENING_WRITES: u64 = 24;
 /// How long a load goes on, in milliseconds: a machine without hardware virtualisation is slow.
@@ -111,9 +113,9 @@ fn lives(
             break;
         }
         suite.progress(session, life);
-        let mode = again.take().unwrap_or_else(|| pick_mode(random));
+        let mode = again.take().unwrap_or(MODES[(life + options.seed) as usize % MODES.len()]);
         let shards = 1 + random.below(3) as usize;
-        let at_write = (life % 3 == 2).then(|| random.below(OPENING_WRITES));
+        let at_write = (life % 4 == 2).then(|| random.below(OPENING_WRITES));
         session.machine = Some(machine(options, life, at_write, opened)?);
         session.start(mode, shards)?;
         if at_write.is_some() {
