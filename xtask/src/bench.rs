@@ -21,7 +21,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,9 @@ const BOOT: Duration = Duration::from_secs(120);
 /// Rows of the flights that the job reads in a guest.
 const ROWS: usize = 40_000;
 
+/// For how long a load is recorded.
+const RECORDED_MS: u64 = 5000;
+
 /// Options of the bench.
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
@@ -59,6 +62,9 @@ pub(crate) struct BenchArgs {
     /// Power failures of each such step.
     #[arg(long, default_value_t = 4)]
     cuts: u32,
+    /// Flush points of each such step at which the volume is opened.
+    #[arg(long, default_value_t = 40)]
+    points: usize,
     /// Decides what the power failures do.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -70,6 +76,7 @@ struct Bench {
     torture: PathBuf,
     scratch: PathBuf,
     cuts: u32,
+    points: usize,
     seed: u64,
 }
 
@@ -101,6 +108,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
         torture: programs[1].clone(),
         scratch: scratch.path().to_owned(),
         cuts: args.cuts,
+        points: args.points,
         seed: args.seed,
     };
     let failed = bench.steps(&steps);
@@ -118,9 +126,12 @@ impl Bench {
         let in_guest: Vec<&Step> = steps.iter().copied().filter(|step| matches!(step.how, How::Guest(_))).collect();
         let mut failed = if in_guest.is_empty() { 0 } else { self.in_guest(&in_guest)? };
         for step in steps {
-            let How::Cut { block_bytes, disk } = step.how else { continue };
             let begun = Instant::now();
-            let result = self.cut(step, block_bytes, disk);
+            let result = match step.how {
+                How::Guest(_) => continue,
+                How::Cut { block_bytes, disk } => self.cut(step, block_bytes, disk),
+                How::Points { mode, disk } => self.points(step, mode, disk),
+            };
             failed += usize::from(result.is_err());
             tell(step.name, result.as_ref().err().map(String::as_str), begun.elapsed().as_secs());
         }
@@ -202,13 +213,7 @@ impl Bench {
         command.args(["--seconds", &step.seconds_max.to_string()]);
         command.args(["--again", &format!("cargo xtask nvme --only {} --cuts {}", step.name, self.cuts)]);
         command.env("TMPDIR", &self.scratch);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(text)?;
-        let mut lines = Vec::new();
-        for line in BufReader::new(child.stdout.take().ok_or("no output")?).lines().map_while(std::result::Result::ok) {
-            println!("    {line}");
-            lines.push(line);
-        }
-        let status = child.wait().map_err(text)?;
+        let (status, lines) = listen(&mut command)?;
         let _ = fs::remove_file(image);
         let [gone, open, flushes, durable] = sum_losses(&fs::read_to_string(losses).unwrap_or_default());
         println!(
@@ -226,11 +231,65 @@ impl Bench {
         }
     }
 
+    /// Has a load recorded by dm-log-writes, and judged at points of the log.
+    fn points(&self, step: &Step, mode: &str, expected: Expected) -> Result<()> {
+        let (mut disks, mut images) = (Vec::new(), Vec::new());
+        for block_bytes in [512, 4096] {
+            let image = self.image(&format!("{}{block_bytes}", step.name))?;
+            disks.push(Arc::new(Disk::open(&image, block_bytes, self.seed, Faults::default()).map_err(text)?));
+            images.push(image);
+        }
+        let options =
+            [format!("--capacity-bytes={IMAGE_BYTES}"), format!("--mode={mode}"), format!("--seed={}", self.seed)];
+        let load = format!("--milliseconds={RECORDED_MS}");
+        let script = format!("step record record /dev/nvme0n2 /dev/nvme0n1 {} {load}\n", options.join(" "));
+        let console = self.scratch.join(format!("{}.console", step.name));
+        let mut machine = Machine::boot(&self.parts, &disks, &script, true, &console)?;
+        let mut port = machine.port.take().ok_or("the machine has no port")?;
+        let messages = self.scratch.join(format!("{}.messages", step.name));
+        let mut file = fs::File::create(&messages).map_err(text)?;
+        let copied = std::thread::spawn(move || std::io::copy(&mut port, &mut file));
+        let limit = Instant::now() + BOOT + Duration::from_secs(step.seconds_max);
+        loop {
+            match machine.hear(limit) {
+                Heard::Line(Line::Failed { name, .. }) => return Err(format!("{name}\n{}", machine.last_lines())),
+                Heard::Line(_) => {}
+                Heard::Silence => return Err(format!("it is not done in time\n{}", machine.last_lines())),
+                Heard::Ended => break,
+            }
+        }
+        machine.kill();
+        copied.join().map_err(|_| "the messages were not copied")?.map_err(text)?;
+        let mut command = Command::new(&self.torture);
+        command.arg("judge").arg("--log").arg(&images[0]).arg("--messages").arg(&messages).args(options);
+        command.arg(format!("--points={}", self.points)).args((expected == Expected::Deaf).then_some("--deaf"));
+        let (status, lines) = listen(command.env("TMPDIR", &self.scratch))?;
+        images.iter().for_each(|image| drop(fs::remove_file(image)));
+        let noticed = lines.iter().any(|line| line.starts_with("FAILURE at entry"));
+        match expected {
+            Expected::Honest if status.success() => Ok(()),
+            Expected::Honest => Err(format!("siltstone-torture judge: {status}")),
+            Expected::Deaf if noticed => Ok(()),
+            Expected::Deaf => Err("the log lacks what was durable, and nobody has noticed".into()),
+        }
+    }
+
     fn image(&self, name: &str) -> Result<PathBuf> {
         let path = self.scratch.join(name);
         fs::File::create(&path).and_then(|file| file.set_len(IMAGE_BYTES)).map_err(text)?;
         Ok(path)
     }
+}
+
+/// Runs a program and shows what it prints.
+fn listen(command: &mut Command) -> Result<(ExitStatus, Vec<String>)> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(text)?;
+    let mut lines = Vec::new();
+    for line in BufReader::new(child.stdout.take().ok_or("no output")?).lines().map_while(std::result::Result::ok) {
+        println!("    {line}");
+        lines.push(line);
+    }
+    Ok((child.wait().map_err(text)?, lines))
 }
 
 /// The sums of the columns of all power failures.

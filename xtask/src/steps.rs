@@ -17,6 +17,8 @@ pub(crate) enum How {
     Guest(&'static str),
     /// By `siltstone-torture cut`, with a machine for each life of a worker.
     Cut { block_bytes: u64, disk: Expected },
+    /// By `siltstone-torture record` on a device of dm-log-writes in the guest, and `judge` on the host.
+    Points { mode: &'static str, disk: Expected },
 }
 
 /// What a disk is like, and so what must come out.
@@ -29,7 +31,7 @@ pub(crate) enum Expected {
 }
 
 /// All steps, in their order.
-pub(crate) const STEPS: [Step; 10] = [
+pub(crate) const STEPS: [Step; 14] = [
     Step {
         name: "namespaces",
         about: "namespaces with LBAs of 512 and 4096 bytes, block and passthrough nodes, several queues, two polled",
@@ -71,6 +73,30 @@ pub(crate) const STEPS: [Step; 10] = [
         about: "a device with a filesystem is refused and left as it is",
         how: How::Guest("foreign /dev/nvme0n1"),
         seconds_max: 120,
+    },
+    Step {
+        name: "flaky",
+        about: "dm-flakey fails I/O under the job: an error, and then the right outputs all the same",
+        how: How::Guest("flaky /dev/nvme0n2"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "points-sync",
+        about: "the flush points of a load on dm-log-writes over /dev/nvme0n2: verify, and the oracle, at each",
+        how: How::Points { mode: "sync", disk: Expected::Honest },
+        seconds_max: 300,
+    },
+    Step {
+        name: "points-checkpoint",
+        about: "the same where writes are durable with the next checkpoint",
+        how: How::Points { mode: "checkpoint", disk: Expected::Honest },
+        seconds_max: 300,
+    },
+    Step {
+        name: "points-deaf",
+        about: "the same with a log that lacks what was durable: the harness sees",
+        how: How::Points { mode: "sync", disk: Expected::Deaf },
+        seconds_max: 300,
     },
     Step {
         name: "cut-512",

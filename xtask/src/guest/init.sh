@@ -2,7 +2,7 @@
 # The guest's first process: mounts what programs expect, loads the modules, runs the plan and switches the machine off.
 # Lines for the host begin with @@.
 /bin/busybox --install -s /bin
-export PATH=/bin:/usr/bin:/sbin HOME=/tmp TMPDIR=/tmp
+export PATH=/bin:/usr/bin:/sbin HOME=/tmp TMPDIR=/tmp DM_DISABLE_UDEV=1
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev

@@ -87,6 +87,36 @@ foreign() {
     is "what is on it" "$(dd if=$1 bs=1M count=16 2>/dev/null | sha256sum)" "$before"
 }
 
+# flaky DEVICE: dm-flakey fails all I/O for a while, then writes only. The job ends with an error, not otherwise; and then goes on to the right end.
+flaky() {
+    wipe $1
+    rm -rf /tmp/out
+    for features in "" "1 error_writes"; do
+        dmsetup create flaky --table "0 $(blockdev --getsz $1) flakey $1 0 5 3 $features"
+        status=0
+        siltstone job flights --input /data/flights.csv --store /dev/mapper/flaky --output /tmp/out --shards 2 --memory 64M \
+            --checkpoint-every 2000 || status=$?
+        is "the exit status with '$features'" $status 1
+        dmsetup remove --retry flaky
+        siltstone verify $1
+    done
+    siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M
+    (cd /tmp/out && sha256sum -c /data/outputs.sha256)
+    siltstone verify "$1"
+}
+
+# record DEVICE LOG ARGUMENT...: a load on a device whose writes dm-log-writes puts into a log; the messages go to the host.
+record() {
+    dmsetup create logged --table "0 $(blockdev --getsz $1) log-writes $1 $2"
+    log=$2
+    shift 2
+    siltstone-torture record --device /dev/mapper/logged --name logged --messages /tmp/messages "$@"
+    dmsetup remove --retry logged
+    # The kernel writes its log without a flush.
+    fsync $log
+    cat /tmp/messages >/dev/vport0p1
+}
+
 # verify DEVICE
 verify() {
     siltstone verify $1 || {

@@ -57,6 +57,8 @@ pub(crate) struct Session {
     pub(crate) options: WorkerOptions,
     /// What the workers run in; none: they are processes of this machine.
     pub(crate) machine: Option<Machine>,
+    /// Gets every message, where there is one.
+    pub(crate) recording: Option<Vec<Message>>,
     worker: Option<Worker>,
     log: Log,
     pub(crate) kills: u64,
@@ -65,7 +67,7 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(place: Place, options: WorkerOptions) -> Session {
         let oracle = Oracle::new(options.seed, options.value_bytes_max);
-        Session { place, oracle, options, machine: None, worker: None, log: Log::default(), kills: 0 }
+        Session { place, oracle, options, machine: None, recording: None, worker: None, log: Log::default(), kills: 0 }
     }
 
     /// Starts a worker; the one before is dead.
@@ -212,6 +214,9 @@ impl Session {
 
     fn take(&mut self, message: &Message) {
         self.oracle.hear(message, self.options.mode);
+        if let Some(recording) = &mut self.recording {
+            recording.push(message.clone());
+        }
         let error = || message.error();
         match message.kind {
             Kind::Opened => self.log.opened = Some(Opening::Done),
