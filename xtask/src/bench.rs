@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::disk::{Disk, Faults};
-use crate::initramfs;
+use crate::initramfs::{self, Program};
 use crate::machine::{Heard, Line, Machine, Parts};
 use crate::packages;
 use crate::run::{Result, output, run as run_program};
@@ -41,6 +41,8 @@ const BOOT: Duration = Duration::from_secs(120);
 /// Rows of the flights that the job reads in a guest.
 const ROWS: usize = 40_000;
 
+/// Test programs of the workspace that guests run: the package, and the file of its `tests` folder.
+const TESTS: [(&str, &str); 1] = [("siltstone-io", "conformance")];
 /// For how long a load is recorded.
 const RECORDED_MS: u64 = 5000;
 
@@ -99,13 +101,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     let kernel = packages::kernel(&cache, !args.no_install)?;
     let scratch = tempfile::Builder::new().prefix("run").tempdir_in(&cache).map_err(text)?;
     let programs = build(&target)?;
-    let files = job_files(&programs[0], scratch.path())?;
+    let files = job_files(&programs[0].path, scratch.path())?;
     let initramfs = scratch.path().join("initramfs");
     fs::write(&initramfs, initramfs::pack(&kernel, &programs, &files, scratch.path())?).map_err(text)?;
     println!("Linux {}, {} steps", kernel.name, steps.len());
     let bench = Bench {
         parts: Parts { kernel: kernel.image, initramfs },
-        torture: programs[1].clone(),
+        torture: programs[1].path.clone(),
         scratch: scratch.path().to_owned(),
         cuts: args.cuts,
         points: args.points,
@@ -315,20 +317,47 @@ fn tell(name: &str, failure: Option<&str>, seconds: u64) {
     let _ = std::io::stdout().flush();
 }
 
-/// Builds what is tested: the command, and the torture suite.
-fn build(target: &Path) -> Result<Vec<PathBuf>> {
+/// Builds what is tested: the command, the torture suite, test programs.
+fn build(target: &Path) -> Result<Vec<Program>> {
+    let mut programs = Vec::new();
     // One after the other: the features of the second would be the first's too.
-    for package in
-        [["-p", "siltstone-cli", "--bin", "siltstone"], ["-p", "siltstone-tests", "--bin", "siltstone-torture"]]
-    {
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-        let status =
-            Command::new(cargo).args(["build", "--release", "--quiet"]).args(package).status().map_err(text)?;
-        if !status.success() {
-            return Err(format!("cargo build {}: {status}", package.join(" ")));
+    for (package, name) in [("siltstone-cli", "siltstone"), ("siltstone-tests", "siltstone-torture")] {
+        let mut command = cargo();
+        let status = command.args(["build", "--release", "--quiet", "-p", package, "--bin", name]).status();
+        if !status.map_err(text)?.success() {
+            return Err(format!("cargo build -p {package} has failed"));
         }
+        programs.push(Program { path: target.join("release").join(name), name: name.into() });
     }
-    Ok(["siltstone", "siltstone-torture"].map(|name| target.join("release").join(name)).to_vec())
+    for (package, name) in TESTS {
+        let mut command = cargo();
+        command.args([
+            "test",
+            "--release",
+            "--no-run",
+            "--quiet",
+            "--message-format=json",
+            "-p",
+            package,
+            "--test",
+            name,
+        ]);
+        let messages = output(&mut command)?;
+        let path =
+            messages.lines().find_map(executable).ok_or_else(|| format!("cargo test -p {package} makes no {name}"))?;
+        programs.push(Program { path: path.into(), name: name.into() });
+    }
+    Ok(programs)
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
+}
+
+/// The program that a message of cargo speaks of.
+fn executable(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("\"executable\":\"")?;
+    rest.split_once('"').map(|(path, _)| path)
 }
 
 /// The job's input, and the checksums of what the job makes of it on the host.
@@ -372,5 +401,12 @@ mod tests {
     fn losses_are_summed_up() {
         assert_eq!(sum_losses("1 2 3 4\n30 40 50 60\n"), [31, 42, 53, 64]);
         assert_eq!(sum_losses(""), [0; 4]);
+    }
+
+    #[test]
+    fn the_program_is_found_in_what_cargo_says() {
+        let message = r#"{"reason":"compiler-artifact","filenames":["/a/b"],"executable":"/a/b-1","fresh":true}"#;
+        assert_eq!(executable(message), Some("/a/b-1"));
+        assert_eq!(executable(r#"{"reason":"compiler-artifact","executable":null}"#), None);
     }
 }

@@ -12,13 +12,19 @@ use crate::run::{Result, output, run};
 const INIT: &str = include_str!("guest/init.sh");
 const STEPS: &str = include_str!("guest/steps.sh");
 /// Programs of the host that guests use.
-const TOOLS: [&str; 2] = ["mkfs.ext4", "dmsetup"];
+const TOOLS: [&str; 5] = ["mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "dmsetup", "losetup"];
 
 /// Files of the host, and where the guest has them.
 pub(crate) type Files = [(PathBuf, String)];
 
+/// A program that guests run: where it is, and its name there.
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    pub(crate) name: String,
+}
+
 /// Packs the archive that all boots share. `programs` are stripped and go to `/bin`, `files` where they say.
-pub(crate) fn pack(kernel: &Kernel, programs: &[PathBuf], files: &Files, scratch: &Path) -> Result<Vec<u8>> {
+pub(crate) fn pack(kernel: &Kernel, programs: &[Program], files: &Files, scratch: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.character_device("/dev/console", 5, 1);
     for folder in ["/proc", "/sys", "/tmp", "/mnt", "/etc", "/sbin", "/usr/bin", "/usr/sbin"] {
@@ -38,9 +44,9 @@ pub(crate) fn pack(kernel: &Kernel, programs: &[PathBuf], files: &Files, scratch
     let mut libraries = BTreeSet::new();
     for program in programs {
         let stripped = scratch.join("stripped");
-        run(Command::new("strip").arg("-o").arg(&stripped).arg(program))?;
-        archive.file(&format!("/bin/{}", name_of(program)), &read(&stripped)?);
-        libraries.extend(libraries_of(program)?);
+        run(Command::new("strip").arg("-o").arg(&stripped).arg(&program.path))?;
+        archive.file(&format!("/bin/{}", program.name), &read(&stripped)?);
+        libraries.extend(libraries_of(&program.path)?);
     }
     for tool in TOOLS {
         let path = find(tool).ok_or_else(|| format!("no {tool}"))?;

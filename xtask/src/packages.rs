@@ -11,19 +11,22 @@ use std::process::Command;
 use crate::run::{Result, output, run};
 
 /// A program that must be there, and the package that has it.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("depmod", "kmod"),
     ("dmsetup", "dmsetup"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("losetup", "mount"),
     ("strip", "binutils"),
     ("zstd", "zstd"),
 ];
 const KERNEL_PACKAGE: &str = "linux-image-amd64";
 
 /// Modules that the guest loads, after those on which they depend. The crc ones are asked for by name by filesystems and NVMe.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 14] = [
     "crc32c_generic",
     "crct10dif_generic",
     "crc64_rocksoft_generic",
@@ -31,6 +34,8 @@ const MODULES: [&str; 12] = [
     "virtio_console",
     "nvme",
     "ext4",
+    "xfs",
+    "btrfs",
     "loop",
     "dm-mod",
     "dm-log-writes",

@@ -31,7 +31,7 @@ pub(crate) enum Expected {
 }
 
 /// All steps, in their order.
-pub(crate) const STEPS: [Step; 14] = [
+pub(crate) const STEPS: [Step; 20] = [
     Step {
         name: "namespaces",
         about: "namespaces with LBAs of 512 and 4096 bytes, block and passthrough nodes, several queues, two polled",
@@ -41,7 +41,37 @@ pub(crate) const STEPS: [Step; 14] = [
     Step {
         name: "job-ext4",
         about: "the flights job on a file of ext4, its outputs those of the host, the volume verified",
-        how: How::Guest("on_ext4 /dev/nvme0n1 job /mnt/store"),
+        how: How::Guest("on ext4 /dev/nvme0n1 job /mnt/store"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "conformance",
+        about: "io's device tests on files of ext4",
+        how: How::Guest("on ext4 /dev/nvme0n1 device_tests"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "job-xfs",
+        about: "the flights job on a file of XFS",
+        how: How::Guest("on xfs /dev/nvme0n2 job /mnt/store"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "job-btrfs",
+        about: "the flights job on a file of btrfs",
+        how: How::Guest("on btrfs /dev/nvme0n2 job /mnt/store"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "job-loop",
+        about: "the flights job on a loop device with direct I/O over a file of ext4",
+        how: How::Guest("on ext4 /dev/nvme0n1 job_on_loop /mnt/image"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "job-zram",
+        about: "the flights job on a zram device",
+        how: How::Guest("job_on_zram"),
         seconds_max: 300,
     },
     Step {
@@ -73,6 +103,12 @@ pub(crate) const STEPS: [Step; 14] = [
         about: "a device with a filesystem is refused and left as it is",
         how: How::Guest("foreign /dev/nvme0n1"),
         seconds_max: 120,
+    },
+    Step {
+        name: "pulled",
+        about: "the controller is removed under the job: an error, and then the right outputs all the same",
+        how: How::Guest("pulled /dev/nvme0n1"),
+        seconds_max: 300,
     },
     Step {
         name: "flaky",

@@ -67,7 +67,7 @@ pub(crate) struct JudgeOptions {
     /// At how many points the volume is opened.
     #[arg(long)]
     points: usize,
-    /// The log without its flushes and FUA writes: what they made durable is missing, and that must be noticed.
+    /// The log without the flushes and FUA writes behind its first point: what they held is missing, and that must be noticed.
     #[arg(long)]
     deaf: bool,
 }
@@ -161,8 +161,8 @@ fn try_judge(options: &JudgeOptions) -> Result<u64, String> {
     image.set_len(options.capacity_bytes).map_err(text)?;
     let (mut next, mut failures, mut acknowledged) = (0, 0, 0);
     for &(index, heard) in &chosen {
-        for entry in &log.entries[next..=index] {
-            if !(options.deaf && entry.is_point) {
+        for (at, entry) in log.entries.iter().enumerate().take(index + 1).skip(next) {
+            if !(options.deaf && entry.is_point && at > points[0].0) {
                 log.apply(entry, &image)?;
             }
         }
