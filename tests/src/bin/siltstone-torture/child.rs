@@ -14,9 +14,21 @@ use crate::clock::now;
 use crate::wire::Message;
 use crate::worker::WorkerOptions;
 
+/// How long the failure of a machine's power may take.
+const MACHINE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program that boots a machine, runs a worker in it and looks like the worker: but the end of its standard input is a failure of the machine's power.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) program: String,
+    /// Its arguments; the worker's follow behind `--`.
+    pub(crate) arguments: Vec<String>,
+}
+
 /// A running worker.
 pub(crate) struct Worker {
     child: Child,
+    in_machine: bool,
     commands: Option<ChildStdin>,
     messages: Receiver<Message>,
     reader: Option<JoinHandle<()>>,
@@ -33,11 +45,22 @@ pub(crate) enum Heard {
 }
 
 impl Worker {
-    /// Starts this program as a worker; what it prints goes to a file in `directory`.
-    pub(crate) fn start(options: &WorkerOptions, directory: &Path) -> std::io::Result<Worker> {
+    /// Starts this program as a worker, or one in a machine; what it prints goes to a file in `directory`.
+    pub(crate) fn start(
+        options: &WorkerOptions,
+        machine: Option<&Machine>,
+        directory: &Path,
+    ) -> std::io::Result<Worker> {
         let log = directory.join("worker.log");
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("worker")
+        let mut command = match machine {
+            None => Command::new(std::env::current_exe()?),
+            Some(machine) => Command::new(&machine.program),
+        };
+        match machine {
+            None => command.arg("worker"),
+            Some(machine) => command.args(&machine.arguments).arg("--"),
+        };
+        let mut child = command
             .args(options.arguments())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -57,7 +80,7 @@ impl Worker {
             }
         });
         let reader = Some(reader.map_err(|error| std::io::Error::other(error.to_string()))?);
-        Ok(Worker { child, commands, messages, reader, log })
+        Ok(Worker { child, in_machine: machine.is_some(), commands, messages, reader, log })
     }
 
     /// Gives it a command. That it is gone is heard from [`Self::hear`].
@@ -76,9 +99,16 @@ impl Worker {
         }
     }
 
-    /// Kills it, and gives what it had told by then. The status is that of a process that ended by itself before.
+    /// Kills it, and gives what it had told by then. The status is that of a process that ended by itself before; of a machine, that of one
+    /// that did not end well.
     pub(crate) fn kill(mut self) -> (Vec<Message>, Option<ExitStatus>) {
-        let ended = self.child.try_wait().ok().flatten();
+        let ended = match self.in_machine {
+            false => self.child.try_wait().ok().flatten(),
+            true => {
+                self.commands = None;
+                self.wait(MACHINE_PATIENCE).filter(|status| !status.success())
+            }
+        };
         self.end();
         (self.messages.try_iter().collect(), ended)
     }

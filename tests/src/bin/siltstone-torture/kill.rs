@@ -92,7 +92,7 @@ fn lives(
     session.verify()
 }
 
-fn refuse_errors(session: &Session) -> Result<(), String> {
+pub(crate) fn refuse_errors(session: &Session) -> Result<(), String> {
     match session.errors().into_iter().chain(session.read_failed()).next() {
         None => Ok(()),
         Some((class, error)) => Err(format!("an operation failed though nothing was wrong ({class:?}): {error}")),

@@ -6,6 +6,7 @@
 
 mod child;
 mod clock;
+mod cut;
 mod errors;
 mod fill;
 mod history;
@@ -13,17 +14,21 @@ mod kill;
 mod load;
 mod oracle;
 mod place;
+mod points;
 mod session;
 mod suite;
 mod wire;
 mod worker;
+mod write_log;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cut::CutOptions;
 use crate::place::{Place, PlaceKind};
+use crate::points::{JudgeOptions, RecordOptions};
 use crate::suite::Suite;
 use crate::worker::WorkerOptions;
 
@@ -42,6 +47,12 @@ enum Command {
     Fill(Run),
     /// Has the kernel return errors.
     Errors(Run),
+    /// Cuts the power of virtual machines again and again, under load and while the engine opens.
+    Cut(CutOptions),
+    /// Runs a load on a device of dm-log-writes, and writes down what it does.
+    Record(RecordOptions),
+    /// Opens the volume of such a run at the flush points of its log.
+    Judge(JudgeOptions),
     /// The process that is killed.
     #[command(hide = true)]
     Worker(WorkerOptions),
@@ -73,6 +84,9 @@ fn main() -> ExitCode {
         Command::Kill(run) => ("kill", run, kill::run),
         Command::Fill(run) => ("fill", run, fill::run),
         Command::Errors(run) => ("errors", run, errors::run),
+        Command::Record(options) => return points::record(&options),
+        Command::Judge(options) => return points::judge(&options),
+        Command::Cut(options) => return cut::run(&options),
         Command::Worker(options) => return worker::run(&options),
     };
     // Whether there is such a place is known before anything is done in it.

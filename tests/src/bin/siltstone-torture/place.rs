@@ -1,4 +1,4 @@
-//! Where the volume is: a file, a loop device or a zram device. Devices are given back with the value, whatever happens.
+//! Where the volume is: a file, a loop device or a zram device, or a device inside virtual machines. Devices are given back with the value, whatever happens.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -31,6 +31,8 @@ pub(crate) struct Place {
 enum Device {
     Loop(LoopDevice),
     Zram(ZramDevice),
+    /// In the machines that the workers run in, which keep it.
+    InMachine(PathBuf),
 }
 
 impl Place {
@@ -52,12 +54,19 @@ impl Place {
         Ok(Place { device, mounted, directory })
     }
 
+    /// A device that only the machines of the workers have.
+    pub(crate) fn in_machine(device: &Path) -> Result<Place, String> {
+        let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
+        Ok(Place { device: Some(Device::InMachine(device.to_owned())), mounted: None, directory })
+    }
+
     /// What the engine opens.
     pub(crate) fn path(&self) -> PathBuf {
         match &self.device {
             None => self.directory.path().join("volume"),
             Some(Device::Loop(device)) => device.path().to_owned(),
             Some(Device::Zram(device)) => device.path().to_owned(),
+            Some(Device::InMachine(device)) => device.clone(),
         }
     }
 
@@ -126,7 +135,7 @@ impl Place {
 
     /// Keeps the directory, for somebody to look at.
     pub(crate) fn keep(self) -> PathBuf {
-        if self.device.is_some() {
+        if matches!(self.device, Some(Device::Loop(_) | Device::Zram(_))) {
             let copy = self.directory.path().join("copy");
             if let Err(error) = run(Command::new("cp").arg("--sparse=always").arg(self.path()).arg(&copy)) {
                 eprintln!("the device could not be copied: {error}");

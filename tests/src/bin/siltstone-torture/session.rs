@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::child::{Heard, Worker};
+use crate::child::{Heard, Machine, Worker};
 use crate::clock::now;
 use crate::history::CLIENTS;
 use crate::oracle::Oracle;
@@ -12,6 +12,8 @@ use crate::worker::{Mode, WorkerOptions};
 
 /// How long anything that must end is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same where a machine is booted first.
+const MACHINE_PATIENCE: Duration = Duration::from_secs(240);
 
 /// Figures of a run.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +55,10 @@ pub(crate) struct Session {
     pub(crate) place: Place,
     pub(crate) oracle: Oracle,
     pub(crate) options: WorkerOptions,
+    /// What the workers run in; none: they are processes of this machine.
+    pub(crate) machine: Option<Machine>,
+    /// Gets every message, where there is one.
+    pub(crate) recording: Option<Vec<Message>>,
     worker: Option<Worker>,
     log: Log,
     pub(crate) kills: u64,
@@ -61,7 +67,7 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(place: Place, options: WorkerOptions) -> Session {
         let oracle = Oracle::new(options.seed, options.value_bytes_max);
-        Session { place, oracle, options, worker: None, log: Log::default(), kills: 0 }
+        Session { place, oracle, options, machine: None, recording: None, worker: None, log: Log::default(), kills: 0 }
     }
 
     /// Starts a worker; the one before is dead.
@@ -72,15 +78,24 @@ impl Session {
         self.options.checkpoint = self.oracle.next_checkpoint;
         self.options.path = self.place.path();
         self.log = Log::default();
-        let worker = Worker::start(&self.options, self.place.directory());
+        let worker = Worker::start(&self.options, self.machine.as_ref(), self.place.directory());
         self.worker = Some(worker.map_err(|error| format!("the worker could not be started: {error}"))?);
         Ok(())
     }
 
     /// Waits until the engine is open, or is not.
     pub(crate) fn opening(&mut self) -> Result<Opening, String> {
-        self.until(now() + PATIENCE, |log| log.opened.is_some());
-        self.log.opened.clone().ok_or_else(|| self.died("while it opened"))
+        self.opening_or_end().ok_or_else(|| self.died("while it opened"))
+    }
+
+    /// The same; nothing where the worker has ended before.
+    pub(crate) fn opening_or_end(&mut self) -> Option<Opening> {
+        self.until(now() + self.patience(), |log| log.opened.is_some());
+        self.log.opened.clone()
+    }
+
+    fn patience(&self) -> Duration {
+        if self.machine.is_some() { MACHINE_PATIENCE } else { PATIENCE }
     }
 
     /// Has everything read, and checked against what may be there after an opening.
@@ -109,7 +124,7 @@ impl Session {
         if let Some(worker) = &mut self.worker {
             worker.command(command);
         }
-        self.until(now() + PATIENCE, |log| log.commands.len() > before);
+        self.until(now() + self.patience(), |log| log.commands.len() > before);
         self.log.commands.get(before).cloned().ok_or_else(|| self.died(&format!("at the command {command:?}")))
     }
 
@@ -148,7 +163,8 @@ impl Session {
     /// Has the engine closed, and waits for the end of the process.
     pub(crate) fn close(&mut self) -> Result<(), String> {
         self.command("close")?.map_or(Ok(()), |(_, error)| Err(format!("closing failed: {error}")))?;
-        let status = self.worker.as_mut().and_then(|worker| worker.wait(PATIENCE));
+        let patience = self.patience();
+        let status = self.worker.as_mut().and_then(|worker| worker.wait(patience));
         self.worker = None;
         match status {
             Some(status) if status.success() => {
@@ -198,6 +214,9 @@ impl Session {
 
     fn take(&mut self, message: &Message) {
         self.oracle.hear(message, self.options.mode);
+        if let Some(recording) = &mut self.recording {
+            recording.push(message.clone());
+        }
         let error = || message.error();
         match message.kind {
             Kind::Opened => self.log.opened = Some(Opening::Done),

@@ -108,6 +108,17 @@ impl Message {
         self.payload.chunks_exact(8).map(|bytes| u64::from_le_bytes(std::array::from_fn(|at| bytes[at]))).collect()
     }
 
+    /// As [`Self::read`] takes it.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; HEAD_BYTES];
+        bytes[0] = self.kind as u8;
+        bytes[1] = self.client as u8;
+        bytes[2..4].copy_from_slice(&(self.payload.len() as u16).to_le_bytes());
+        bytes[8..HEAD_BYTES].copy_from_slice(&self.number.to_le_bytes());
+        bytes.extend_from_slice(&self.payload);
+        bytes
+    }
+
     /// The next message, or nothing when the other end is gone.
     pub(crate) fn read(from: &mut impl Read) -> Option<Message> {
         let mut head = [0; HEAD_BYTES];

@@ -1,0 +1,192 @@
+# What runs in the guest. Each function is a step, which fails at the first command that does.
+
+# The value of an attribute of a block device's queue.
+queue() {
+    cat "/sys/block/$1/queue/$2"
+}
+
+# is WHAT FOUND EXPECTED
+is() {
+    [ "$2" = "$3" ] || { echo "$1 is '$2', not '$3'"; return 1; }
+}
+
+# Both namespaces, as block devices and for passthrough, each with its LBA size; a volatile cache; several queues, two of them polled.
+namespaces() {
+    for pair in nvme0n1:512 nvme0n2:4096; do
+        device=${pair%:*}
+        is "the logical block of $device" "$(queue $device logical_block_size)" "${pair#*:}"
+        is "the cache of $device" "$(queue $device write_cache)" "write back"
+        is "io_poll of $device" "$(queue $device io_poll)" 1
+        [ -b /dev/$device ] || { echo "no /dev/$device"; return 1; }
+        [ -c /dev/ng${device#nvme} ] || { echo "no /dev/ng${device#nvme}"; return 1; }
+    done
+    is "poll_queues" "$(cat /sys/module/nvme/parameters/poll_queues)" 2
+    dmesg | grep -q '[1-9]/0/2 default/read/poll queues' || { dmesg | grep nvme; return 1; }
+}
+
+# wipe DEVICE: nothing is on it any more.
+wipe() {
+    blkdiscard $1
+}
+
+# The flights job: its outputs are those of the host.
+job() {
+    rm -rf /tmp/out
+    siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M --checkpoint-every 5000
+    (cd /tmp/out && sha256sum -c /data/outputs.sha256)
+    siltstone verify "$1"
+}
+
+# The same, killed again and again and begun anew.
+job_killed() {
+    rm -rf /tmp/out
+    kills=0
+    until [ $kills = 3 ]; do
+        siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards $((1 + kills % 2)) --memory 64M \
+            --checkpoint-every 3000 &
+        job=$!
+        sleep $((5 + kills))
+        # A fast machine may have ended it before; but not the first time.
+        kill -9 $job || [ $kills -gt 0 ] || { echo "the job had ended before it was killed"; return 1; }
+        wait $job || true
+        siltstone verify "$1"
+        kills=$((kills + 1))
+    done
+    siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M
+    (cd /tmp/out && sha256sum -c /data/outputs.sha256)
+    siltstone verify "$1"
+}
+
+job_on_device() {
+    wipe $1
+    job $1
+}
+
+job_killed_on_device() {
+    wipe $1
+    job_killed $1
+}
+
+# on FILESYSTEM DEVICE COMMAND...: with such a filesystem mounted at /mnt, which is the folder for temporary files too.
+on() {
+    case $1 in
+        ext4) mkfs.ext4 -q -F -E nodiscard $2 ;;
+        xfs) mkfs.xfs -q -f -K $2 ;;
+        btrfs) mkfs.btrfs -q -f -K $2 ;;
+    esac
+    mount -t $1 $2 /mnt
+    trap 'umount /mnt' EXIT
+    shift 2
+    TMPDIR=/mnt "$@"
+}
+
+# io's tests, but for two that count on a turn to take less than a millisecond, which it does not on an emulated CPU.
+device_tests() {
+    conformance --test-threads=2 --skip foreground_work_goes_before_background_work_which_yields_to_it \
+        --skip timers_fire_in_the_order_of_their_deadlines
+}
+
+# job_on_loop FILE: a loop device with direct I/O on a file.
+job_on_loop() {
+    truncate -s 256M $1
+    # By its path: busybox has one without direct I/O, and prefers its own.
+    /bin/losetup --direct-io=on /dev/loop0 $1
+    trap 'losetup -d /dev/loop0; umount /mnt' EXIT
+    is "the direct I/O of loop0" "$(cat /sys/block/loop0/loop/dio)" 1
+    job /dev/loop0
+}
+
+job_on_zram() {
+    [ -b /dev/zram0 ] || { echo "no /dev/zram0"; return 1; }
+    echo 256M >/sys/block/zram0/disksize
+    trap 'echo 1 >/sys/block/zram0/reset' EXIT
+    job /dev/zram0
+}
+
+# pulled DEVICE: the controller is taken away under the job, which ends with an error; when it is back the job goes on to the right end.
+pulled() {
+    wipe $1
+    rm -rf /tmp/out
+    siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M --checkpoint-every 2000 &
+    job=$!
+    sleep 6
+    echo 1 >/sys/block/${1#/dev/}/device/device/remove
+    status=0
+    wait $job || status=$?
+    is "the exit status" $status 1
+    [ ! -b $1 ] || { echo "$1 is still there"; return 1; }
+    echo 1 >/sys/bus/pci/rescan
+    tries=0
+    while [ ! -b $1 ] && [ $tries -lt 300 ]; do
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+    siltstone verify "$1"
+    siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M
+    (cd /tmp/out && sha256sum -c /data/outputs.sha256)
+    siltstone verify "$1"
+}
+
+# A device with a filesystem is no place for a volume, and is left as it is.
+foreign() {
+    mkfs.ext4 -q -F -E nodiscard $1
+    before=$(dd if=$1 bs=1M count=16 2>/dev/null | sha256sum)
+    if siltstone job flights --input /data/flights.csv --store $1 --output /tmp/out; then
+        echo "a filesystem was taken for a volume"
+        return 1
+    fi
+    is "what is on it" "$(dd if=$1 bs=1M count=16 2>/dev/null | sha256sum)" "$before"
+}
+
+# flaky DEVICE: dm-flakey fails all I/O for a while, then writes only. The job ends with an error, not otherwise; and then goes on to the right end.
+flaky() {
+    wipe $1
+    rm -rf /tmp/out
+    for features in "" "1 error_writes"; do
+        dmsetup create flaky --table "0 $(blockdev --getsz $1) flakey $1 0 5 3 $features"
+        status=0
+        siltstone job flights --input /data/flights.csv --store /dev/mapper/flaky --output /tmp/out --shards 2 --memory 64M \
+            --checkpoint-every 2000 || status=$?
+        is "the exit status with '$features'" $status 1
+        dmsetup remove --retry flaky
+        siltstone verify $1
+    done
+    siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M
+    (cd /tmp/out && sha256sum -c /data/outputs.sha256)
+    siltstone verify "$1"
+}
+
+# record DEVICE LOG ARGUMENT...: a load on a device whose writes dm-log-writes puts into a log; the messages go to the host.
+record() {
+    dmsetup create logged --table "0 $(blockdev --getsz $1) log-writes $1 $2"
+    log=$2
+    shift 2
+    siltstone-torture record --device /dev/mapper/logged --name logged --messages /tmp/messages "$@"
+    dmsetup remove --retry logged
+    # The kernel writes its log without a flush.
+    dd if=/dev/null of=$log conv=notrunc,fsync 2>/dev/null
+    cat /tmp/messages >/dev/vport0p1
+}
+
+# verify DEVICE
+verify() {
+    siltstone verify $1 || {
+        echo "verify has found something"
+        return 1
+    }
+}
+
+# verified DEVICE COMMAND...: what a power failure has left is whole; then the command.
+verified() {
+    verify $1
+    shift
+    "$@"
+}
+
+# worker DEVICE ARGUMENT...: does what the host says through the virtual serial port, and tells it there. What it leaves when it ends well is whole.
+worker() {
+    device=$1
+    shift
+    siltstone-torture worker "$@" <>/dev/vport0p1 1>&0
+    verify $device
+}

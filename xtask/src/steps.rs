@@ -1,0 +1,155 @@
+//! The list of steps.
+
+/// A step.
+pub(crate) struct Step {
+    pub(crate) name: &'static str,
+    /// What holds when it passes.
+    pub(crate) about: &'static str,
+    pub(crate) how: How,
+    /// The longest that it may take, on a busy machine.
+    pub(crate) seconds_max: u64,
+}
+
+/// How a step is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// By a command of `guest/steps.sh`, in the machine that all such steps share.
+    Guest(&'static str),
+    /// By `siltstone-torture cut`, with a machine for each life of a worker.
+    Cut { block_bytes: u64, disk: Expected },
+    /// By `siltstone-torture record` on a device of dm-log-writes in the guest, and `judge` on the host.
+    Points { mode: &'static str, disk: Expected },
+}
+
+/// What a disk is like, and so what must come out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// It does what it says: nothing is lost that was acknowledged.
+    Honest,
+    /// Its flushes do nothing: the loss is noticed.
+    Deaf,
+}
+
+/// All steps, in their order.
+pub(crate) const STEPS: [Step; 20] = [
+    Step {
+        name: "namespaces",
+        about: "namespaces with LBAs of 512 and 4096 bytes, block and passthrough nodes, several queues, two polled",
+        how: How::Guest("namespaces"),
+        seconds_max: 60,
+    },
+    Step {
+        name: "job-ext4",
+        about: "the flights job on a file of ext4, its outputs those of the host, the volume verified",
+        how: How::Guest("on ext4 /dev/nvme0n1 job /mnt/store"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "conformance",
+        about: "io's device tests on files of ext4",
+        how: How::Guest("on ext4 /dev/nvme0n1 device_tests"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "job-xfs",
+        about: "the flights job on a file of XFS",
+        how: How::Guest("on xfs /dev/nvme0n2 job /mnt/store"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "job-btrfs",
+        about: "the flights job on a file of btrfs",
+        how: How::Guest("on btrfs /dev/nvme0n2 job /mnt/store"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "job-loop",
+        about: "the flights job on a loop device with direct I/O over a file of ext4",
+        how: How::Guest("on ext4 /dev/nvme0n1 job_on_loop /mnt/image"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "job-zram",
+        about: "the flights job on a zram device",
+        how: How::Guest("job_on_zram"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "job-512",
+        about: "the same on /dev/nvme0n1, LBAs of 512 bytes",
+        how: How::Guest("job_on_device /dev/nvme0n1"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "job-4096",
+        about: "the same on /dev/nvme0n2, LBAs of 4096 bytes",
+        how: How::Guest("job_on_device /dev/nvme0n2"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "job-killed-512",
+        about: "the same, with the process killed three times on the way",
+        how: How::Guest("job_killed_on_device /dev/nvme0n1"),
+        seconds_max: 400,
+    },
+    Step {
+        name: "job-killed-4096",
+        about: "the same on /dev/nvme0n2",
+        how: How::Guest("job_killed_on_device /dev/nvme0n2"),
+        seconds_max: 400,
+    },
+    Step {
+        name: "foreign",
+        about: "a device with a filesystem is refused and left as it is",
+        how: How::Guest("foreign /dev/nvme0n1"),
+        seconds_max: 120,
+    },
+    Step {
+        name: "pulled",
+        about: "the controller is removed under the job: an error, and then the right outputs all the same",
+        how: How::Guest("pulled /dev/nvme0n1"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "flaky",
+        about: "dm-flakey fails I/O under the job: an error, and then the right outputs all the same",
+        how: How::Guest("flaky /dev/nvme0n2"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "points-sync",
+        about: "the flush points of a load on dm-log-writes over /dev/nvme0n2: verify, and the oracle, at each",
+        how: How::Points { mode: "sync", disk: Expected::Honest },
+        seconds_max: 300,
+    },
+    Step {
+        name: "points-checkpoint",
+        about: "the same where writes are durable with the next checkpoint",
+        how: How::Points { mode: "checkpoint", disk: Expected::Honest },
+        seconds_max: 300,
+    },
+    Step {
+        name: "points-deaf",
+        about: "the same with a log that lacks what was durable: the harness sees",
+        how: How::Points { mode: "sync", disk: Expected::Deaf },
+        seconds_max: 300,
+    },
+    Step {
+        name: "cut-512",
+        about: "power failures under load and in recovery on /dev/nvme0n1: verify, and the oracle of acknowledged writes",
+        how: How::Cut { block_bytes: 512, disk: Expected::Honest },
+        seconds_max: 900,
+    },
+    Step {
+        name: "cut-4096",
+        about: "the same with LBAs of 4096 bytes",
+        how: How::Cut { block_bytes: 4096, disk: Expected::Honest },
+        seconds_max: 900,
+    },
+    Step {
+        name: "cut-deaf",
+        about: "a disk that does not flush is found to lose writes: the harness sees",
+        how: How::Cut { block_bytes: 512, disk: Expected::Deaf },
+        seconds_max: 600,
+    },
+];
