@@ -1,6 +1,8 @@
 //! Volumes on raw devices: what is on a device is not overwritten unless that is said, and what fits is what is used. Loop devices, for which
 //! root is needed; without, these tests say that they are skipped.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::process::Command;
 

@@ -56,6 +56,7 @@ impl Queue {
 mod tests {
     use super::*;
 
+    #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
     fn queue(files: &[(&str, &str)]) -> (tempfile::TempDir, Queue) {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
