@@ -369,7 +369,7 @@ mod tests {
         let mut foreign = area(&[]);
         foreign[0] = b'x';
         assert!(!was_never_finished(&foreign));
-        for partition_table in [446, 512, 1024 + 56, 16384 + 60] {
+        for partition_table in [446, 512, 1024 + 56, 16384 + 64] {
             let mut foreign = area(&[]);
             foreign[partition_table] = 1;
             assert!(!was_never_finished(&foreign), "byte {partition_table}");
