@@ -22,7 +22,7 @@ const PAGE_BYTES: u64 = 4096;
 fn ring_read(criterion: &mut Criterion) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pages");
-    let shared = SharedDevice::open_file(&path, OpenMode::Create).unwrap();
+    let shared = SharedDevice::open(&path, OpenMode::Create).unwrap();
     let mut executor = Executor::new(ExecutorConfig::default(), Backend::Ring).unwrap();
     let handle = executor.handle();
     let device = handle.attach(&shared).unwrap();

@@ -93,6 +93,7 @@ fn print_device(out: &mut impl Write, geometry: &Geometry) -> io::Result<()> {
     let kind = match geometry.kind {
         DeviceKind::File => "a file",
         DeviceKind::Block => "a block device",
+        DeviceKind::NvmePassthrough => "an NVMe namespace, past the block layer",
         _ => "a device",
     };
     let with = |has: bool, what: &str, not: &str| if has { what.to_string() } else { not.to_string() };

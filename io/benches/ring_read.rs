@@ -55,7 +55,7 @@ fn timed(body: impl FnOnce()) -> (f64, f64) {
 }
 
 fn fill(path: &Path) {
-    let shared = SharedDevice::open_file(path, OpenMode::Create).unwrap();
+    let shared = SharedDevice::open(path, OpenMode::Create).unwrap();
     let mut executor = Executor::new(ExecutorConfig::default(), Backend::Ring).unwrap();
     let device = executor.handle().attach(&shared).unwrap();
     executor.block_on(async {
@@ -73,7 +73,7 @@ fn fill(path: &Path) {
 }
 
 fn executor_reads(path: &Path, depth: u64, seed: u64) -> (f64, f64) {
-    let shared = SharedDevice::open_file(path, OpenMode::ReadOnly).unwrap();
+    let shared = SharedDevice::open(path, OpenMode::ReadOnly).unwrap();
     let mut executor = Executor::new(ExecutorConfig::default(), Backend::Ring).unwrap();
     let handle = executor.handle();
     let device = handle.attach(&shared).unwrap();

@@ -27,7 +27,7 @@ fn executor() -> Executor {
 
 /// What every device of 4 MiB must do.
 fn works(path: &Path) -> Geometry {
-    let shared = SharedDevice::open_file(path, OpenMode::ReadWrite).unwrap();
+    let shared = SharedDevice::open(path, OpenMode::ReadWrite).unwrap();
     let mut executor = executor();
     let device = executor.handle().attach(&shared).unwrap();
     executor.block_on(async {
@@ -80,7 +80,7 @@ fn a_discard_gives_the_space_back() {
     use std::os::unix::fs::MetadataExt;
     let folder = tempfile::tempdir().unwrap();
     let Some(place) = have(LoopDevice::new(&folder.path().join("image"), 4 * MIB, Some(4096))) else { return };
-    let shared = SharedDevice::open_file(place.path(), OpenMode::ReadWrite).unwrap();
+    let shared = SharedDevice::open(place.path(), OpenMode::ReadWrite).unwrap();
     assert_ne!(shared.geometry().discard, Discard::None);
     let mut executor = executor();
     let device = executor.handle().attach(&shared).unwrap();
@@ -101,8 +101,8 @@ fn a_discard_gives_the_space_back() {
 fn a_writer_excludes_all_others_and_is_excluded_by_a_mount() {
     let folder = tempfile::tempdir().unwrap();
     let Some(place) = have(LoopDevice::new(&folder.path().join("image"), 16 * MIB, None)) else { return };
-    let open = |mode| SharedDevice::open_file(place.path(), mode).map(drop);
-    let writer = SharedDevice::open_file(place.path(), OpenMode::ReadWrite).unwrap();
+    let open = |mode| SharedDevice::open(place.path(), mode).map(drop);
+    let writer = SharedDevice::open(place.path(), OpenMode::ReadWrite).unwrap();
     let refused = open(OpenMode::ReadWrite).unwrap_err();
     assert_eq!(refused.errno, libc::EBUSY);
     assert!(refused.to_string().contains("it is mounted"), "{refused}");
@@ -126,7 +126,7 @@ fn a_writer_excludes_all_others_and_is_excluded_by_a_mount() {
 fn what_is_neither_file_nor_block_device_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     for path in [folder.path(), Path::new("/dev/zero")] {
-        let refused = SharedDevice::open_file(path, OpenMode::ReadWrite).map(drop).unwrap_err();
+        let refused = SharedDevice::open(path, OpenMode::ReadWrite).map(drop).unwrap_err();
         assert!(refused.to_string().contains("neither a file nor a block device"), "{refused}");
     }
 }

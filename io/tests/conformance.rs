@@ -51,7 +51,7 @@ fn settings() -> Vec<Setting> {
         all.push(Setting {
             name,
             executor: Executor::new(config, Backend::Ring).unwrap(),
-            shared: SharedDevice::open_file(&folder.path().join("volume"), OpenMode::Create).unwrap(),
+            shared: SharedDevice::open(&folder.path().join("volume"), OpenMode::Create).unwrap(),
             _folder: Some(folder),
         });
     }
@@ -435,15 +435,15 @@ fn a_pump_waker_hears_of_work_from_outside() {
 fn files_are_locked_against_a_second_writer() {
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().join("volume");
-    assert_eq!(SharedDevice::open_file(&path, OpenMode::ReadWrite).map(drop).unwrap_err().errno, libc::ENOENT);
-    let writer = SharedDevice::open_file(&path, OpenMode::Create).unwrap();
-    assert_eq!(SharedDevice::open_file(&path, OpenMode::Create).map(drop).unwrap_err().errno, libc::EEXIST);
-    let second = SharedDevice::open_file(&path, OpenMode::ReadWrite).map(drop).unwrap_err();
+    assert_eq!(SharedDevice::open(&path, OpenMode::ReadWrite).map(drop).unwrap_err().errno, libc::ENOENT);
+    let writer = SharedDevice::open(&path, OpenMode::Create).unwrap();
+    assert_eq!(SharedDevice::open(&path, OpenMode::Create).map(drop).unwrap_err().errno, libc::EEXIST);
+    let second = SharedDevice::open(&path, OpenMode::ReadWrite).map(drop).unwrap_err();
     assert_eq!(second.errno, libc::EAGAIN);
     assert!(second.to_string().contains("another process may hold it"), "{second}");
     drop(writer);
-    let reader = SharedDevice::open_file(&path, OpenMode::ReadOnly).unwrap();
-    let other = SharedDevice::open_file(&path, OpenMode::ReadOnly).unwrap();
+    let reader = SharedDevice::open(&path, OpenMode::ReadOnly).unwrap();
+    let other = SharedDevice::open(&path, OpenMode::ReadOnly).unwrap();
     assert!(other.geometry().max_io_bytes <= 512 << 10);
     let mut executor = Executor::new(ExecutorConfig::default(), Backend::Ring).unwrap();
     let device = executor.handle().attach(&reader).unwrap();
@@ -454,7 +454,7 @@ fn files_are_locked_against_a_second_writer() {
 #[test]
 fn devices_and_executors_of_different_worlds_do_not_mix() {
     let folder = tempfile::tempdir().unwrap();
-    let file = SharedDevice::open_file(&folder.path().join("volume"), OpenMode::Create).unwrap();
+    let file = SharedDevice::open(&folder.path().join("volume"), OpenMode::Create).unwrap();
     let disk = SharedDevice::simulated(SimDisk::new(1, SimOptions::default()));
     let simulated = Executor::new(ExecutorConfig::default(), Backend::Simulated(SimClock::new())).unwrap();
     let ring = Executor::new(ExecutorConfig::default(), Backend::Ring).unwrap();

@@ -28,21 +28,18 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::disk::{Disk, Faults};
-use crate::initramfs::{self, Program};
-use crate::machine::{Heard, Line, Machine, Parts};
+use crate::initramfs;
+use crate::machine::{Heard, Line, Machine, Parts, SOCKETS, SOCKETS_NAME};
 use crate::packages;
-use crate::run::{Result, output, run as run_program};
+use crate::programs;
+use crate::run::Result;
+use crate::scratch;
 use crate::steps::{Expected, How, STEPS, Step};
 
 /// Size of each namespace. The image files are sparse.
 const IMAGE_BYTES: u64 = 512 << 20;
 /// How long a machine may take until its first step.
 const BOOT: Duration = Duration::from_secs(120);
-/// Rows of the flights that the job reads in a guest.
-const ROWS: usize = 40_000;
-
-/// Test programs of the workspace that guests run: the package, and the file of its `tests` folder.
-const TESTS: [(&str, &str); 1] = [("siltstone-io", "conformance")];
 /// For how long a load is recorded.
 const RECORDED_MS: u64 = 5000;
 
@@ -99,9 +96,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     fs::create_dir_all(&cache).map_err(text)?;
     packages::provide(!args.no_install)?;
     let kernel = packages::kernel(&cache, !args.no_install)?;
-    let scratch = tempfile::Builder::new().prefix("run").tempdir_in(&cache).map_err(text)?;
-    let programs = build(&target)?;
-    let files = job_files(&programs[0].path, scratch.path())?;
+    scratch::sweep(&cache, "run");
+    scratch::sweep(Path::new(SOCKETS), SOCKETS_NAME);
+    let scratch = scratch::folder(&cache, "run")?;
+    let programs = programs::build(&target)?;
+    let files = programs::job_files(&programs[0].path, scratch.path())?;
     let initramfs = scratch.path().join("initramfs");
     fs::write(&initramfs, initramfs::pack(&kernel, &programs, &files, scratch.path())?).map_err(text)?;
     println!("Linux {}, {} steps", kernel.name, steps.len());
@@ -115,7 +114,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     };
     let failed = bench.steps(&steps);
     if args.keep {
-        println!("images and consoles are in {}", scratch.keep().display());
+        // Under a name that is not swept.
+        let (from, to) = (scratch.keep(), cache.join(format!("kept-{}", std::process::id())));
+        fs::rename(&from, &to).map_err(text)?;
+        println!("images and consoles are in {}", to.display());
     }
     let failed = failed?;
     println!("{} passed, {failed} failed", steps.len() - failed);
@@ -317,72 +319,6 @@ fn tell(name: &str, failure: Option<&str>, seconds: u64) {
     let _ = std::io::stdout().flush();
 }
 
-/// Builds what is tested: the command, the torture suite, test programs.
-fn build(target: &Path) -> Result<Vec<Program>> {
-    let mut programs = Vec::new();
-    // One after the other: the features of the second would be the first's too.
-    for (package, name) in [("siltstone-cli", "siltstone"), ("siltstone-tests", "siltstone-torture")] {
-        let mut command = cargo();
-        let status = command.args(["build", "--release", "--quiet", "-p", package, "--bin", name]).status();
-        if !status.map_err(text)?.success() {
-            return Err(format!("cargo build -p {package} has failed"));
-        }
-        programs.push(Program { path: target.join("release").join(name), name: name.into() });
-    }
-    for (package, name) in TESTS {
-        let mut command = cargo();
-        command.args([
-            "test",
-            "--release",
-            "--no-run",
-            "--quiet",
-            "--message-format=json",
-            "-p",
-            package,
-            "--test",
-            name,
-        ]);
-        let messages = output(&mut command)?;
-        let path =
-            messages.lines().find_map(executable).ok_or_else(|| format!("cargo test -p {package} makes no {name}"))?;
-        programs.push(Program { path: path.into(), name: name.into() });
-    }
-    Ok(programs)
-}
-
-fn cargo() -> Command {
-    Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
-}
-
-/// The program that a message of cargo speaks of.
-fn executable(message: &str) -> Option<&str> {
-    let (_, rest) = message.split_once("\"executable\":\"")?;
-    rest.split_once('"').map(|(path, _)| path)
-}
-
-/// The job's input, and the checksums of what the job makes of it on the host.
-fn job_files(siltstone: &Path, scratch: &Path) -> Result<Vec<(PathBuf, String)>> {
-    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/flights.csv.zst");
-    let mut zstd = Command::new("zstd").arg("-dc").arg(&all).stdout(Stdio::piped()).spawn().map_err(text)?;
-    let input = scratch.join("flights.csv");
-    let mut file = fs::File::create(&input).map_err(text)?;
-    for line in BufReader::new(zstd.stdout.take().ok_or("no output")?).lines().take(ROWS + 1) {
-        writeln!(file, "{}", line.map_err(text)?).map_err(text)?;
-    }
-    // It is not read to its end, which zstd does not like.
-    let _ = zstd.kill();
-    let _ = zstd.wait();
-    let out = scratch.join("out");
-    let mut job = Command::new(siltstone);
-    job.args(["job", "flights", "--shards", "1", "--memory", "64M", "--input"]).arg(&input);
-    run_program(job.arg("--store").arg(scratch.join("store")).arg("--output").arg(&out))?;
-    let names = ["windows.csv", "alerts.csv", "gaps.csv", "routes.csv"];
-    let sums = output(Command::new("sha256sum").args(names).current_dir(&out))?;
-    let outputs = scratch.join("outputs.sha256");
-    fs::write(&outputs, sums).map_err(text)?;
-    Ok(vec![(input, "/data/flights.csv".into()), (outputs, "/data/outputs.sha256".into())])
-}
-
 /// The folder that cargo builds into: this program is in a folder of it.
 fn target_folder() -> Result<PathBuf> {
     let program = std::env::current_exe().map_err(text)?;
@@ -401,12 +337,5 @@ mod tests {
     fn losses_are_summed_up() {
         assert_eq!(sum_losses("1 2 3 4\n30 40 50 60\n"), [31, 42, 53, 64]);
         assert_eq!(sum_losses(""), [0; 4]);
-    }
-
-    #[test]
-    fn the_program_is_found_in_what_cargo_says() {
-        let message = r#"{"reason":"compiler-artifact","filenames":["/a/b"],"executable":"/a/b-1","fresh":true}"#;
-        assert_eq!(executable(message), Some("/a/b-1"));
-        assert_eq!(executable(r#"{"reason":"compiler-artifact","executable":null}"#), None);
     }
 }

@@ -17,10 +17,14 @@ use crate::disk::{Disk, server};
 use crate::initramfs::plan;
 use crate::queues::Queues;
 use crate::run::Result;
+use crate::scratch;
 
 /// Queue pairs of the controller: more than the guest has CPUs, and some to poll.
 const QUEUES: u32 = 6;
 const MEMORY_MIB: u64 = 1024;
+/// Where the folders of sockets are, and how their names begin.
+pub(crate) const SOCKETS: &str = "/tmp";
+pub(crate) const SOCKETS_NAME: &str = "siltstone-nvme";
 /// Lines of the console that are shown where something went wrong.
 const LAST_LINES: usize = 16;
 
@@ -97,7 +101,7 @@ impl Machine {
         log: &Path,
     ) -> Result<Machine> {
         // The path of a socket has little room: not in the build's folder.
-        let sockets = tempfile::Builder::new().prefix("siltstone-nvme").tempdir().map_err(text)?;
+        let sockets = scratch::folder(Path::new(SOCKETS), SOCKETS_NAME)?;
         let initramfs = sockets.path().join("initramfs");
         // Two archives behind each other.
         std::fs::copy(&parts.initramfs, &initramfs).map_err(text)?;

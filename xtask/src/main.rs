@@ -6,9 +6,11 @@ mod disk;
 mod initramfs;
 mod machine;
 mod packages;
+mod programs;
 mod queues;
 mod random;
 mod run;
+mod scratch;
 mod steps;
 mod worker;
 

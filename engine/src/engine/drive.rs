@@ -89,6 +89,7 @@ impl ShardSeed {
             spin_us: self.spin_us,
             name: format!("shard {}", self.plan.id),
             schedule_seed: self.schedule_seed,
+            wide_entries: self.plan.parts.device().needs_wide_entries(),
             ..ExecutorConfig::default()
         };
         let mut executor = Executor::new(config, self.backend)?;

@@ -47,7 +47,8 @@ pub(crate) struct Opened {
 pub(crate) fn open_volume(options: &Options) -> Result<Opened> {
     options.validate()?;
     let device = recorded(options, open_device(options)?);
-    let config = ExecutorConfig { name: "open".into(), ..ExecutorConfig::default() };
+    let config =
+        ExecutorConfig { name: "open".into(), wide_entries: device.needs_wide_entries(), ..ExecutorConfig::default() };
     let mut executor = Executor::new(config, backend(&options.place))?;
     let handle = executor.handle();
     executor.try_block_on(open_on(options, device, handle)).unwrap_or_else(|| Err(power_lost("opening")))
@@ -91,7 +92,7 @@ fn open_device(options: &Options) -> Result<SharedDevice> {
     let exists = path.exists();
     if exists {
         let mode = if options.read_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
-        return Ok(SharedDevice::open_file(&path, mode)?);
+        return Ok(SharedDevice::open(&path, mode)?);
     }
     if options.read_only || !options.create {
         return Err(Error::NotFound(format!("there is no volume at {}", path.display())));
@@ -99,14 +100,14 @@ fn open_device(options: &Options) -> Result<SharedDevice> {
     // Before anything is created.
     check_shards(options.shards, options.key_groups)?;
     if given.is_dir() {
-        return Ok(SharedDevice::open_file(&path, OpenMode::Create)?);
+        return Ok(SharedDevice::open(&path, OpenMode::Create)?);
     }
     // A path that does not exist becomes a directory.
     std::fs::create_dir_all(given).map_err(|error| {
         let errno = error.raw_os_error().unwrap_or_default();
         siltstone_io::IoError::from_errno(siltstone_io::OpKind::Open, given, 0, 0, errno)
     })?;
-    Ok(SharedDevice::open_file(&options.place.path(), OpenMode::Create)?)
+    Ok(SharedDevice::open(&options.place.path(), OpenMode::Create)?)
 }
 
 async fn open_on(options: &Options, shared: SharedDevice, handle: Handle) -> Result<Opened> {
@@ -144,7 +145,11 @@ pub fn format(options: &Options, size_bytes: u64, force: bool) -> Result<()> {
     let options = options.clone().create(true).read_only(false).shards(1);
     options.validate()?;
     let shared = recorded(&options, open_device(&options)?);
-    let config = ExecutorConfig { name: "format".into(), ..ExecutorConfig::default() };
+    let config = ExecutorConfig {
+        name: "format".into(),
+        wide_entries: shared.needs_wide_entries(),
+        ..ExecutorConfig::default()
+    };
     let mut executor = Executor::new(config, backend(&options.place))?;
     let handle = executor.handle();
     let work = async {

@@ -65,11 +65,13 @@ fn on_executor<T>(place: &Place, work: impl AsyncFnOnce(SharedDevice, Handle) ->
             if !path.exists() {
                 return Err(Error::NotFound(format!("there is no volume at {}", path.display())));
             }
-            (SharedDevice::open_file(&path, OpenMode::ReadOnly)?, Backend::Ring)
+            (SharedDevice::open(&path, OpenMode::ReadOnly)?, Backend::Ring)
         }
         Place::Simulated(disk, clock) => (SharedDevice::simulated(disk.clone()), Backend::Simulated(clock.clone())),
     };
-    let mut executor = Executor::new(ExecutorConfig { name: "inspect".into(), ..ExecutorConfig::default() }, backend)?;
+    let wide_entries = device.needs_wide_entries();
+    let config = ExecutorConfig { name: "inspect".into(), wide_entries, ..ExecutorConfig::default() };
+    let mut executor = Executor::new(config, backend)?;
     let handle = executor.handle();
     executor.block_on(work(device, handle))
 }

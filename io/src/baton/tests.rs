@@ -21,7 +21,7 @@ fn shard() -> (Baton<Executor>, Sender<Request>, Option<tempfile::TempDir>) {
         (None, Backend::Simulated(SimClock::new()), SharedDevice::simulated(disk))
     } else {
         let folder = tempfile::tempdir().unwrap();
-        let shared = SharedDevice::open_file(&folder.path().join("volume"), OpenMode::Create).unwrap();
+        let shared = SharedDevice::open(&folder.path().join("volume"), OpenMode::Create).unwrap();
         (Some(folder), Backend::Ring, shared)
     };
     let config = ExecutorConfig { driving: Driving::Moving, ..ExecutorConfig::default() };

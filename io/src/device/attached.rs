@@ -23,6 +23,13 @@ pub(crate) enum Target {
         fd: RawFd,
         slot: Option<FileSlot>,
     },
+    /// The same of an NVMe namespace, with its number and the power of two of its logical block.
+    Nvme {
+        fd: RawFd,
+        slot: Option<FileSlot>,
+        namespace: u32,
+        block_shift: u32,
+    },
     Simulated(SimAttachment),
 }
 
@@ -33,8 +40,19 @@ impl Attached {
             (Kind::File(file), Driver::Ring(ring)) => {
                 Target::File { fd: file.fd(), slot: ring.register_file(file.fd()) }
             }
+            (Kind::Nvme(_), Driver::Ring(ring)) if !ring.has_wide_entries() => {
+                return mismatch("an NVMe namespace needs an executor with `wide_entries`");
+            }
+            (Kind::Nvme(namespace), Driver::Ring(ring)) => Target::Nvme {
+                fd: namespace.fd(),
+                slot: ring.register_file(namespace.fd()),
+                namespace: namespace.id,
+                block_shift: namespace.block_shift,
+            },
             (Kind::Simulated(disk), Driver::Simulated(_)) => Target::Simulated(disk.attach()),
-            (Kind::File(_), Driver::Simulated(_)) => return mismatch("a simulated executor needs a simulated disk"),
+            (Kind::File(_) | Kind::Nvme(_), Driver::Simulated(_)) => {
+                return mismatch("a simulated executor needs a simulated disk");
+            }
             (Kind::Simulated(_), Driver::Ring(_)) => return mismatch("a simulated disk needs a simulated executor"),
         };
         Ok(Attached { shared: shared.clone(), target })

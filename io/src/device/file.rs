@@ -21,11 +21,13 @@ use crate::ring::probe;
 use crate::{IoError, OpKind};
 
 /// Larger transfers are handed to worker threads by the kernel.
-const IO_BYTES_MAX: u32 = 512 << 10;
+pub(super) const IO_BYTES_MAX: u32 = 512 << 10;
 /// How long a held lock is tried again for: the kernel may take a moment to end a killed process's ring, which holds the file.
 const LOCK_PATIENCE_MS: u64 = 2000;
 const LOCK_RETRY_MS: u64 = 10;
 const BLOCK_BYTES_DEFAULT: u32 = 4096;
+pub(super) const ZONED: &str =
+    "it is a device of zones that must be written in order, which Siltstone cannot use: give one without zones";
 
 /// An open, locked file.
 pub(crate) struct OpenFile {
@@ -65,7 +67,13 @@ fn check_type(path: &Path) -> Result<bool, IoError> {
     if kind.is_block_device() || kind.is_file() {
         return Ok(kind.is_block_device());
     }
-    Err(IoError::other(OpKind::Open, path, 0, 0, "it is neither a file nor a block device: give one of these"))
+    Err(IoError::other(
+        OpKind::Open,
+        path,
+        0,
+        0,
+        "it is neither a file nor a block device nor an NVMe namespace: give one of these",
+    ))
 }
 
 /// Tries again for a while where this error says that somebody else has it.
@@ -73,7 +81,7 @@ fn check_type(path: &Path) -> Result<bool, IoError> {
     clippy::disallowed_methods,
     reason = "a lock is waited for at opening, before there is an executor to wait on"
 )]
-fn patiently<T>(held: i32, mut attempt: impl FnMut() -> Result<T, IoError>) -> Result<T, IoError> {
+pub(super) fn patiently<T>(held: i32, mut attempt: impl FnMut() -> Result<T, IoError>) -> Result<T, IoError> {
     for _ in 0..LOCK_PATIENCE_MS / LOCK_RETRY_MS {
         match attempt() {
             Err(error) if error.errno == held => std::thread::sleep(Duration::from_millis(LOCK_RETRY_MS)),
@@ -112,7 +120,7 @@ fn open_direct(path: &Path, mode: OpenMode, exclusive: i32) -> Result<(File, boo
     Ok((file, direct))
 }
 
-fn lock(file: File, path: &Path, mode: OpenMode) -> Result<Flock<File>, IoError> {
+pub(super) fn lock(file: File, path: &Path, mode: OpenMode) -> Result<Flock<File>, IoError> {
     let wanted = match mode {
         OpenMode::ReadOnly => FlockArg::LockSharedNonblock,
         OpenMode::ReadWrite | OpenMode::Create => FlockArg::LockExclusiveNonblock,
@@ -133,9 +141,7 @@ fn probe_geometry(file: &File, path: &Path, direct: bool) -> Result<Geometry, Io
     let is_block_device = metadata.file_type().is_block_device();
     let queue = Queue::of(if is_block_device { metadata.rdev() } else { metadata.dev() });
     if is_block_device && queue.zones() == Zones::HostManaged {
-        let reason =
-            "it is a device of zones that must be written in order, which Siltstone cannot use: give one without zones";
-        return Err(IoError::other(OpKind::Open, path, 0, 0, reason));
+        return Err(IoError::other(OpKind::Open, path, 0, 0, ZONED));
     }
     let logical = match probe::direct_alignment(file.as_raw_fd()) {
         _ if !direct => BLOCK_BYTES_DEFAULT,
@@ -186,7 +192,7 @@ fn sync_parent(path: &Path) -> Result<(), IoError> {
     File::open(parent).and_then(|folder| folder.sync_all()).map_err(|error| failed(parent, &error))
 }
 
-fn failed(path: &Path, error: &std::io::Error) -> IoError {
+pub(super) fn failed(path: &Path, error: &std::io::Error) -> IoError {
     match error.raw_os_error() {
         Some(errno) => IoError::from_errno(OpKind::Open, path, 0, 0, errno),
         None => IoError::other(OpKind::Open, path, 0, 0, error.to_string()),

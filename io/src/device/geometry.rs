@@ -8,6 +8,8 @@ pub enum DeviceKind {
     File,
     /// A block device.
     Block,
+    /// An NVMe namespace, past the block layer.
+    NvmePassthrough,
     /// A simulated disk.
     Simulated,
 }
@@ -66,6 +68,6 @@ impl Geometry {
     /// Whether a write is on stable storage when it has completed, so that there is nothing to flush: a device, not a file with its metadata,
     /// that has no volatile cache.
     pub fn writes_are_durable(&self) -> bool {
-        self.kind == DeviceKind::Block && self.direct && !self.volatile_cache
+        matches!(self.kind, DeviceKind::Block | DeviceKind::NvmePassthrough) && self.direct && !self.volatile_cache
     }
 }

@@ -14,6 +14,7 @@
 mod attached;
 mod file;
 mod geometry;
+pub(crate) mod nvme;
 mod queue;
 #[cfg(feature = "testing")]
 pub(crate) mod record;
@@ -80,19 +81,28 @@ struct Shared {
 
 enum Kind {
     File(file::OpenFile),
+    Nvme(nvme::Namespace),
     Simulated(SimDisk),
 }
 
 impl SharedDevice {
-    /// Opens a file or block device for direct I/O; where the filesystem has none (tmpfs), buffered, with a warning.
+    /// Opens a file, a block device or an NVMe namespace (`/dev/ng0n1`) for direct I/O; where the filesystem has none (tmpfs), buffered, with a warning.
     ///
     /// Locks it (`flock`): exclusively for writers, shared for readers. A writer of a block device also excludes everything else that the
     /// kernel knows of (`O_EXCL`). What is held is tried again for two seconds, since a process that was killed may hold it for a moment
     /// longer; then it is an error with `EAGAIN` (another process of ours) or `EBUSY` (mounted, below a RAID, or opened exclusively).
-    pub fn open_file(path: &Path, mode: OpenMode) -> Result<SharedDevice, IoError> {
-        let (file, geometry) = file::OpenFile::open(path, mode)?;
+    pub fn open(path: &Path, mode: OpenMode) -> Result<SharedDevice, IoError> {
+        let (kind, geometry) = match nvme::is_namespace(path) {
+            true => nvme::Namespace::open(path, mode).map(|(namespace, geometry)| (Kind::Nvme(namespace), geometry))?,
+            false => file::OpenFile::open(path, mode).map(|(file, geometry)| (Kind::File(file), geometry))?,
+        };
         let len_bytes = AtomicU64::new(geometry.size_bytes);
-        Ok(SharedDevice::new(Kind::File(file), geometry, len_bytes))
+        Ok(SharedDevice::new(kind, geometry, len_bytes))
+    }
+
+    /// Whether an executor must have a ring with wide entries to drive it.
+    pub fn needs_wide_entries(&self) -> bool {
+        self.0.geometry.kind == DeviceKind::NvmePassthrough
     }
 
     /// A simulated disk, as it is now. After a crash and restart of the disk make a new one.
@@ -141,6 +151,7 @@ impl SharedDevice {
     pub fn path(&self) -> &Path {
         match &self.0.kind {
             Kind::File(file) => file.path(),
+            Kind::Nvme(namespace) => namespace.path(),
             Kind::Simulated(_) => Path::new("simulated disk"),
         }
     }
@@ -148,7 +159,7 @@ impl SharedDevice {
     /// Its present size in bytes.
     pub fn len_bytes(&self) -> u64 {
         match &self.0.kind {
-            Kind::File(_) => self.0.len_bytes.load(Ordering::Acquire),
+            Kind::File(_) | Kind::Nvme(_) => self.0.len_bytes.load(Ordering::Acquire),
             Kind::Simulated(disk) => disk.len_bytes(),
         }
     }

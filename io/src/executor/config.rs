@@ -77,6 +77,9 @@ pub struct ExecutorConfig {
     pub driving: Driving,
     /// Operations in one submission, at most; the completion queue has four times as many. A power of two.
     pub ring_entries: u32,
+    /// Makes room in the ring's entries for NVMe commands, which take twice as much: needed for NVMe character devices
+    /// ([`SharedDevice::needs_wide_entries`](crate::SharedDevice::needs_wide_entries)), of no use for others.
+    pub wide_entries: bool,
     /// How long `park` polls for a completion before it sleeps, in microseconds, where I/O is in flight.
     pub spin_us: u32,
     /// How the background's time is divided between flush, compaction and checkpoint while all have work.
@@ -93,6 +96,7 @@ impl Default for ExecutorConfig {
         ExecutorConfig {
             driving: Driving::Pinned,
             ring_entries: 256,
+            wide_entries: false,
             spin_us: 0,
             background_weights: [4, 2, 1],
             name: "executor".to_owned(),

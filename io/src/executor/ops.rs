@@ -23,9 +23,10 @@ use std::task::{Context, Poll, Waker};
 use super::config::Class;
 use super::core::Core;
 use crate::buffer::{Buffer, BufferPool};
+use crate::device::nvme::Status;
 #[cfg(feature = "testing")]
 use crate::device::record::Recorded;
-use crate::device::{Attached, Placement};
+use crate::device::{Attached, DeviceKind, Placement};
 use crate::ring::Ring;
 use crate::sim::SimDriver;
 use crate::{IoError, OpKind};
@@ -486,8 +487,18 @@ impl Op {
     fn advance(&mut self, index: usize, result: i32, closed: bool) -> Step {
         let transfers = self.buffer.is_some();
         let result = if self.is_beyond_a_fixed_end() { -libc::ENOSPC } else { result };
+        let is_command =
+            self.device.as_ref().is_some_and(|device| device.geometry().kind == DeviceKind::NvmePassthrough);
         let piece = self.piece(index);
         let left = piece.len - piece.done;
+        // A command gives 0 or the device's status, and transfers everything or nothing.
+        let status = Status(if is_command && result > 0 { result as u16 } else { 0 });
+        let result = match result {
+            0 if is_command && transfers => left as i32,
+            1.. if is_command && status.may_be_tried_again() => -libc::EAGAIN,
+            1.. if is_command => -status.meaning().0,
+            result => result,
+        };
         let error = match result {
             0.. if !transfers => return Step::PieceDone(None),
             1.. if result as u64 == left => return Step::PieceDone(None),
@@ -526,6 +537,9 @@ impl Op {
             }
             Some(POWER_LOST) => {
                 IoError::other(self.kind, path, self.offset, self.len, "the simulated device has lost power")
+            }
+            Some(errno) if status != Status(0) => {
+                IoError { errno, ..IoError::other(self.kind, path, self.offset, self.len, status.to_string()) }
             }
             Some(errno) => IoError::from_errno(self.kind, path, self.offset, self.len, errno),
         }))

@@ -5,9 +5,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use io_uring::IoUring;
-
 use super::Ring;
+use super::uring::Uring;
 
 const IORING_ENTER_GETEVENTS: u32 = 1 << 0;
 const IORING_ENTER_EXT_ARG: u32 = 1 << 3;
@@ -48,7 +47,7 @@ pub(super) enum EnterFd {
 
 impl EnterFd {
     /// Registers the ring's descriptor for the calling thread.
-    pub(super) fn register(ring: &IoUring) -> io::Result<EnterFd> {
+    pub(super) fn register(ring: &Uring) -> io::Result<EnterFd> {
         let mut update = ResourceUpdate { offset: u32::MAX, reserved: 0, data: ring.as_raw_fd() as u64 };
         // SAFETY: the kernel reads and writes one `io_uring_rsrc_update` at this address, during the call only.
         let result = unsafe {
@@ -63,7 +62,7 @@ impl EnterFd {
         if result == 1 { Ok(EnterFd::Registered(update.offset)) } else { Err(io::Error::last_os_error()) }
     }
 
-    pub(super) fn unregister(&mut self, ring: &IoUring) {
+    pub(super) fn unregister(&mut self, ring: &Uring) {
         let EnterFd::Registered(offset) = std::mem::replace(self, EnterFd::Raw) else { return };
         let mut update = ResourceUpdate { offset, reserved: 0, data: 0 };
         // SAFETY: as in `register`.
@@ -86,7 +85,7 @@ impl Ring {
     /// # Panics
     /// On errors that say that the ring itself is broken.
     pub(super) fn enter(&mut self, completions_min: u32, wait_us: u64) {
-        let unsubmitted = self.ring.submission().len() as u32;
+        let unsubmitted = self.ring.unsubmitted() as u32;
         let timespec =
             KernelTimespec { seconds: (wait_us / 1_000_000) as i64, nanoseconds: (wait_us % 1_000_000 * 1000) as i64 };
         let argument =
@@ -95,7 +94,7 @@ impl Ring {
             EnterFd::Raw => (self.ring.as_raw_fd(), 0),
             EnterFd::Registered(index) => (index as RawFd, IORING_ENTER_REGISTERED_RING),
         };
-        let wants_events = completions_min > 0 || self.must_enter();
+        let wants_events = completions_min > 0 || self.ring.must_enter();
         let mut flags = registered | if wants_events { IORING_ENTER_GETEVENTS } else { 0 };
         let (mut address, mut bytes) = (std::ptr::null(), 0usize);
         if wait_us > 0 {

@@ -20,18 +20,21 @@ mod park;
 pub(crate) mod probe;
 mod setup;
 mod tables;
+mod uring;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{opcode, squeue, types};
 
 pub(crate) use tables::FileSlot;
 
 use self::enter::EnterFd;
 use self::park::Parking;
 use self::tables::{BufferTable, FileTable};
+use self::uring::Uring;
 use crate::buffer::BufferPool;
-use crate::device::{Discard, Target};
+use crate::device::{Discard, Target, nvme};
 use crate::executor::{ExecutorConfig, Remote, Transfer};
 use crate::{IoError, OpKind};
 
@@ -91,9 +94,21 @@ macro_rules! encode {
     }};
 }
 
+/// Whether a device has no use for an operation.
+fn needless(transfer: &Transfer<'_>) -> bool {
+    let geometry = transfer.device.geometry();
+    match transfer.kind {
+        // A device has its space, and refuses to reserve it.
+        OpKind::Allocate => geometry.fixed_size,
+        OpKind::Flush => geometry.writes_are_durable(),
+        OpKind::Discard => geometry.discard == Discard::None,
+        _ => false,
+    }
+}
+
 /// See the module.
 pub(crate) struct Ring {
-    ring: IoUring,
+    ring: Uring,
     enter_fd: EnterFd,
     executor: u64,
     /// Operations with the kernel, or about to be.
@@ -102,6 +117,8 @@ pub(crate) struct Ring {
     files: FileTable,
     buffers: BufferTable,
     parking: Parking,
+    /// What discards of NVMe namespaces under way point to.
+    ranges: BTreeMap<u64, Box<nvme::Range>>,
     cancelled: bool,
 }
 
@@ -118,6 +135,7 @@ impl Ring {
             files,
             buffers,
             parking: Parking::new(remote),
+            ranges: BTreeMap::new(),
             cancelled: false,
         })
     }
@@ -127,20 +145,34 @@ impl Ring {
         if self.with_kernel >= self.cap {
             return false;
         }
-        let entry = self.encode(transfer).user_data(key);
-        let pushed = self.push_entry(&entry);
+        let pushed = match transfer.device.target() {
+            Target::Nvme { .. } if !needless(&transfer) => {
+                let entry = self.encode_nvme(key, transfer).user_data(key);
+                self.push_with(|ring| {
+                    // SAFETY: as in `push_entry`; a discard's range is in `ranges` until its completion.
+                    unsafe { ring.push_wide(&entry) }
+                })
+            }
+            _ => {
+                let entry = self.encode(transfer).user_data(key);
+                self.push_entry(&entry)
+            }
+        };
         self.with_kernel += usize::from(pushed);
         pushed
     }
 
     fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
-        for _ in 0..2 {
-            let mut queue = self.ring.submission();
+        self.push_with(|ring| {
             // SAFETY: the entry's addresses stay valid until its completion: buffers by invariant 1, the eventfd's word by invariant 3,
             // and a timeout's is only read during submission, before which `Parking` does not drop it.
-            let pushed = unsafe { queue.push(entry) };
-            drop(queue);
-            if pushed.is_ok() {
+            unsafe { ring.push(entry) }
+        })
+    }
+
+    fn push_with(&mut self, push: impl Fn(&mut Uring) -> bool) -> bool {
+        for _ in 0..2 {
+            if push(&mut self.ring) {
                 return true;
             }
             // The queue is full: hand it over, then there is room, unless the kernel is out of resources.
@@ -150,20 +182,12 @@ impl Ring {
     }
 
     fn encode(&self, transfer: Transfer<'_>) -> squeue::Entry {
+        if needless(&transfer) {
+            return opcode::Nop::new().build();
+        }
         let Target::File { fd, slot } = transfer.device.target() else {
             unreachable!("attached only to files");
         };
-        let geometry = transfer.device.geometry();
-        let needless = match transfer.kind {
-            // A block device has its space, and refuses to reserve it.
-            OpKind::Allocate => geometry.fixed_size,
-            OpKind::Flush => geometry.writes_are_durable(),
-            OpKind::Discard => geometry.discard == Discard::None,
-            _ => false,
-        };
-        if needless {
-            return opcode::Nop::new().build();
-        }
         match slot {
             Some(slot) => {
                 let target = types::Fixed(slot.index());
@@ -176,6 +200,42 @@ impl Ring {
         }
     }
 
+    fn encode_nvme(&mut self, key: u64, transfer: Transfer<'_>) -> squeue::Entry128 {
+        let Transfer { kind, device, buffer, offset, len, durable, .. } = transfer;
+        let Target::Nvme { fd, slot, namespace, block_shift } = device.target() else {
+            unreachable!("the target is an NVMe namespace");
+        };
+        let (start, blocks) = (offset >> block_shift, (len >> block_shift) as u32);
+        let fua = durable && !device.geometry().writes_are_durable();
+        let (command, index) = match (kind, buffer) {
+            (OpKind::Read | OpKind::Write, Some((buffer, from))) => {
+                let index = self.registered(buffer);
+                let address = buffer[from..from + len as usize].as_mut_ptr() as u64;
+                let command = match kind {
+                    OpKind::Read => nvme::Command::read(*namespace, start, blocks, address, len as u32),
+                    _ => nvme::Command::write(*namespace, start, blocks, address, len as u32, fua),
+                };
+                (command, index)
+            }
+            (OpKind::Flush, None) => (nvme::Command::flush(*namespace), None),
+            (OpKind::Discard, None) => {
+                let range = Box::new(nvme::Range::new(start, blocks));
+                let address = (&raw const *range) as u64;
+                self.ranges.insert(key, range);
+                (nvme::Command::deallocate(*namespace, address), None)
+            }
+            (kind, _) => unreachable!("{kind:?} is not an operation of a namespace"),
+        };
+        let command = command.bytes();
+        match slot {
+            Some(slot) => opcode::UringCmd80::new(types::Fixed(slot.index()), nvme::NVME_URING_CMD_IO),
+            None => opcode::UringCmd80::new(types::Fd(*fd), nvme::NVME_URING_CMD_IO),
+        }
+        .cmd(command)
+        .buf_index(index)
+        .build()
+    }
+
     /// The registration of a buffer with this ring.
     fn registered(&self, buffer: &crate::Buffer) -> Option<u16> {
         buffer.registered_index().filter(|_| buffer.registered_with() == Some(self.executor))
@@ -185,8 +245,8 @@ impl Ring {
     pub(crate) fn pop(&mut self) -> Option<(u64, i32)> {
         let mut entered = false;
         loop {
-            let Some(completion) = self.ring.completion().next() else {
-                if entered || !self.must_enter() {
+            let Some((key, result)) = self.ring.pop() else {
+                if entered || !self.ring.must_enter() {
                     return None;
                 }
                 entered = true;
@@ -194,43 +254,38 @@ impl Ring {
                 continue;
             };
             entered = false;
-            match completion.user_data() {
-                key if key < KEYS_INTERNAL => {
-                    self.with_kernel -= 1;
-                    return Some((key, completion.result()));
-                }
-                key => self.parking.completed(key),
+            if key >= KEYS_INTERNAL {
+                self.parking.completed(key);
+                continue;
             }
+            self.with_kernel -= 1;
+            if !self.ranges.is_empty() {
+                self.ranges.remove(&key);
+            }
+            return Some((key, result));
         }
     }
 
     /// Whether a completion can be taken, or would be after an enter.
     #[inline]
     pub(crate) fn completion_waits(&self) -> bool {
-        // SAFETY: no other completion queue handle lives: all are temporaries of one statement of this single-threaded type.
-        let waiting = unsafe { self.ring.completion_shared() };
-        !waiting.is_empty() || self.must_enter()
+        self.ring.has_completion() || self.ring.must_enter()
     }
 
-    /// Whether the kernel has completions that it only posts when it is entered.
-    #[inline]
-    fn must_enter(&self) -> bool {
-        // SAFETY: no other submission queue handle lives: all are temporaries of one statement of this single-threaded type.
-        let queue = unsafe { self.ring.submission_shared() };
-        queue.taskrun() || queue.cq_overflow()
+    /// Whether NVMe commands fit into its entries.
+    pub(crate) fn has_wide_entries(&self) -> bool {
+        self.ring.is_wide()
     }
 
     pub(crate) fn has_unsubmitted(&self) -> bool {
-        // SAFETY: as in `must_enter`.
-        let queue = unsafe { self.ring.submission_shared() };
-        !queue.is_empty()
+        self.ring.unsubmitted() > 0
     }
 
     /// At the beginning of a turn: lets the kernel post what it has deferred, and gives back table slots that are not used any more.
     pub(crate) fn enter_if_needed(&mut self) {
         self.files.collect(&self.ring);
         self.buffers.collect(&self.ring);
-        if self.must_enter() {
+        if self.ring.must_enter() {
             self.enter(0, 0);
         }
     }

@@ -5,10 +5,11 @@
 
 use std::io;
 
-use io_uring::{Builder, IoUring};
+use io_uring::{Builder, IoUring, cqueue, squeue};
 
 use super::enter::EnterFd;
 use super::tables::{BUFFER_SLOTS, BufferTable, FILE_SLOTS, FileTable};
+use super::uring::Uring;
 use crate::executor::{Driving, ExecutorConfig};
 use crate::{IoError, OpKind};
 
@@ -17,7 +18,7 @@ const ENTRIES_MIN: u32 = 8;
 const COMPLETIONS_PER_ENTRY: u32 = 4;
 
 pub(super) struct Made {
-    pub(super) ring: IoUring,
+    pub(super) ring: Uring,
     pub(super) enter_fd: EnterFd,
     pub(super) files: FileTable,
     pub(super) buffers: BufferTable,
@@ -65,7 +66,11 @@ pub(super) fn make(config: &ExecutorConfig) -> Result<Made, IoError> {
     for flags in candidates {
         let mut entries = wanted;
         while entries >= ENTRIES_MIN {
-            match build(*flags, entries) {
+            let built = match config.wide_entries {
+                false => build(*flags, entries).map(Uring::Plain),
+                true => build(*flags, entries).map(Uring::Wide),
+            };
+            match built {
                 Ok(ring) => return finish(config, *flags, ring, entries),
                 Err(error) => last = error,
             }
@@ -79,8 +84,8 @@ pub(super) fn make(config: &ExecutorConfig) -> Result<Made, IoError> {
     Err(unavailable(config, &last))
 }
 
-fn build(flags: Flags, entries: u32) -> io::Result<IoUring> {
-    let mut builder: Builder = IoUring::builder();
+fn build<S: squeue::EntryMarker, C: cqueue::EntryMarker>(flags: Flags, entries: u32) -> io::Result<IoUring<S, C>> {
+    let mut builder: Builder<S, C> = IoUring::builder();
     builder.dontfork().setup_clamp().setup_cqsize(entries * COMPLETIONS_PER_ENTRY);
     if flags.single_issuer {
         builder.setup_single_issuer();
@@ -103,7 +108,7 @@ fn build(flags: Flags, entries: u32) -> io::Result<IoUring> {
     builder.build(entries)
 }
 
-fn finish(config: &ExecutorConfig, flags: Flags, ring: IoUring, entries: u32) -> Result<Made, IoError> {
+fn finish(config: &ExecutorConfig, flags: Flags, ring: Uring, entries: u32) -> Result<Made, IoError> {
     let params = ring.params();
     if !(params.is_feature_ext_arg() && params.is_feature_nodrop() && params.is_feature_submit_stable()) {
         let reason = "the kernel's io_uring is too old: Linux 5.15 or newer is needed";
@@ -121,6 +126,7 @@ fn finish(config: &ExecutorConfig, flags: Flags, ring: IoUring, entries: u32) ->
         executor = config.name,
         entries,
         completions = ring.params().cq_entries(),
+        wide_entries = on(ring.is_wide()),
         single_issuer = on(flags.single_issuer),
         defer_taskrun = on(flags.defer_taskrun),
         coop_taskrun = on(flags.coop_taskrun),
@@ -158,11 +164,11 @@ mod tests {
     #[cfg_attr(miri, ignore = "Miri has no io_uring")]
     fn every_feature_set_makes_a_ring_here_or_says_einval() {
         for flags in PINNED.iter().chain(&MOVING) {
-            let made = build(*flags, 8).map(drop);
-            assert!(
-                made.as_ref().is_ok_and(|()| true)
-                    || made.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
-            );
+            let plain = build::<squeue::Entry, cqueue::Entry>(*flags, 8).map(drop);
+            let wide = build::<squeue::Entry128, cqueue::Entry32>(*flags, 8).map(drop);
+            for made in [plain, wide] {
+                assert!(made.is_ok() || made.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)));
+            }
         }
     }
 

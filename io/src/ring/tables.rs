@@ -8,8 +8,7 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
-use io_uring::IoUring;
-
+use super::uring::Uring;
 use crate::buffer::BufferPool;
 
 pub(super) const FILE_SLOTS: u32 = 64;
@@ -68,7 +67,7 @@ impl FileTable {
         FileTable { slots: available.then(|| Slots::new(FILE_SLOTS)), released: Rc::default() }
     }
 
-    pub(super) fn register(&mut self, ring: &IoUring, fd: RawFd) -> Option<FileSlot> {
+    pub(super) fn register(&mut self, ring: &Uring, fd: RawFd) -> Option<FileSlot> {
         self.collect(ring);
         let range = self.slots.as_mut()?.take(1)?;
         let index = range.start as u32;
@@ -81,7 +80,7 @@ impl FileTable {
     }
 
     #[inline]
-    pub(super) fn collect(&mut self, ring: &IoUring) {
+    pub(super) fn collect(&mut self, ring: &Uring) {
         if self.released.borrow().is_empty() {
             return;
         }
@@ -94,7 +93,7 @@ impl FileTable {
     }
 
     /// Gives all up at the end: a closed ring would hold the files for a moment longer.
-    pub(super) fn unregister(&mut self, ring: &IoUring) {
+    pub(super) fn unregister(&mut self, ring: &Uring) {
         if self.slots.take().is_some() {
             let _ = ring.submitter().unregister_files();
         }
@@ -113,7 +112,7 @@ impl BufferTable {
         BufferTable { slots: available.then(|| Slots::new(BUFFER_SLOTS)), released: Rc::default(), warned: false }
     }
 
-    pub(super) fn register(&mut self, ring: &IoUring, pool: &BufferPool) {
+    pub(super) fn register(&mut self, ring: &Uring, pool: &BufferPool) {
         self.collect(ring);
         let Some(slots) = &mut self.slots else { return };
         let regions = pool.regions();
@@ -143,7 +142,7 @@ impl BufferTable {
     }
 
     #[inline]
-    pub(super) fn collect(&mut self, ring: &IoUring) {
+    pub(super) fn collect(&mut self, ring: &Uring) {
         if self.released.borrow().is_empty() {
             return;
         }
@@ -161,7 +160,7 @@ impl BufferTable {
     }
 
     /// Gives all up at the end, and with it the memory that is pinned.
-    pub(super) fn unregister(&mut self, ring: &IoUring) {
+    pub(super) fn unregister(&mut self, ring: &Uring) {
         if self.slots.take().is_some() {
             let _ = ring.submitter().unregister_buffers();
         }

@@ -1,0 +1,166 @@
+//! NVMe passthrough: a namespace's character device (`/dev/ng0n1`), to which commands go as they are, past the block layer.
+//!
+//! | file | what |
+//! |---|---|
+//! | `command` | commands as the kernel takes them: `struct nvme_uring_cmd`, and `ioctl`s for those that identify |
+//! | `identify` | what controller and namespace say of themselves |
+//! | `status` | what a command's status means, and whether it may be tried again |
+//!
+//! Commands are `IORING_OP_URING_CMD` in a ring with wide entries. A completion's result is 0, or the status that the device gave, or a negative error
+//! of the kernel's. Durable writes have the FUA bit, where the controller has a volatile cache at all; a flush is the flush command.
+//!
+//! The character device knows neither partitions nor mounts, and addresses the whole namespace: whoever writes to it must know that nobody else
+//! does. So a writer also holds the namespace's block device exclusively for as long as it has it open, which excludes mounts, RAIDs and other
+//! writers. A user who may open the character device alone does without, and is told: then the lock on the character device (`flock`) excludes
+//! other Siltstone processes only.
+
+mod command;
+mod identify;
+mod status;
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::Flock;
+
+pub(crate) use self::command::{Command, NVME_URING_CMD_IO, Range};
+pub(crate) use self::status::Status;
+use super::geometry::{DeviceKind, Discard};
+use super::queue::{Queue, Zones};
+use super::{Geometry, OpenMode, file};
+use crate::ring::probe;
+use crate::{IoError, OpKind};
+
+/// The kernel that first takes commands with buffers that are registered.
+const PASSTHROUGH_KERNEL: (u32, u32) = (6, 1);
+
+/// An open namespace.
+pub(crate) struct Namespace {
+    file: Flock<File>,
+    path: PathBuf,
+    /// The block device, held so that nobody else uses it.
+    _block: Option<File>,
+    pub(crate) id: u32,
+    /// A logical block has two to the power of this many bytes.
+    pub(crate) block_shift: u32,
+}
+
+/// Whether a path is such a device.
+pub(crate) fn is_namespace(path: &Path) -> bool {
+    std::fs::metadata(path)
+        .is_ok_and(|metadata| metadata.file_type().is_char_device() && class_folder(metadata.rdev()).is_some())
+}
+
+/// The kernel's folder of a generic NVMe device.
+fn class_folder(device: u64) -> Option<PathBuf> {
+    let folder = PathBuf::from(format!("/sys/dev/char/{}:{}", libc::major(device), libc::minor(device)));
+    let name = std::fs::canonicalize(folder.join("subsystem")).ok()?;
+    (name.file_name()? == "nvme-generic").then_some(folder)
+}
+
+impl Namespace {
+    pub(crate) fn open(path: &Path, mode: OpenMode) -> Result<(Namespace, Geometry), IoError> {
+        let refused = |reason: String| IoError::other(OpKind::Open, path, 0, 0, reason);
+        if !probe::kernel_is_at_least(PASSTHROUGH_KERNEL.0, PASSTHROUGH_KERNEL.1) {
+            let (major, minor) = PASSTHROUGH_KERNEL;
+            return Err(refused(format!(
+                "NVMe passthrough needs Linux {major}.{minor}: give the block device instead"
+            )));
+        }
+        // Without O_DIRECT: a character device has none.
+        let open = OpenOptions::new().read(true).write(mode != OpenMode::ReadOnly).open(path);
+        let file = open.map_err(|error| file::failed(path, &error))?;
+        let device = file.metadata().map_err(|error| file::failed(path, &error))?.rdev();
+        let file = file::lock(file, path, mode)?;
+        let block_path = block_device(path);
+        let block = match mode {
+            OpenMode::ReadOnly => None,
+            _ => hold(path, block_path.as_deref())?,
+        };
+        let (id, namespace, controller) = identify::identify(&file, path)?;
+        if namespace.metadata_bytes > 0 {
+            return Err(refused(format!(
+                "its blocks have {} bytes of metadata: give it a format without",
+                namespace.metadata_bytes
+            )));
+        }
+        if namespace.is_write_protected && mode != OpenMode::ReadOnly {
+            return Err(IoError::from_errno(OpKind::Open, path, 0, 0, libc::EROFS));
+        }
+        let queue =
+            block_path.as_deref().and_then(|path| std::fs::metadata(path).ok()).map(|block| Queue::of(block.rdev()));
+        if queue.as_ref().is_some_and(|queue| queue.zones() == Zones::HostManaged) || is_zoned(device) {
+            return Err(refused(file::ZONED.into()));
+        }
+        let block_bytes = 1u32 << namespace.block_shift;
+        let kernel_max = queue
+            .as_ref()
+            .and_then(|queue| queue.number("max_sectors_kb"))
+            .map_or(file::IO_BYTES_MAX, |kib| (kib << 10) as u32);
+        let max_io = controller.transfer_bytes_max.min(kernel_max).min(file::IO_BYTES_MAX) / block_bytes * block_bytes;
+        let geometry = Geometry {
+            kind: DeviceKind::NvmePassthrough,
+            logical_block_bytes: block_bytes,
+            physical_block_bytes: block_bytes.max(namespace.preferred_write_blocks * block_bytes).min(1 << 16),
+            optimal_io_bytes: namespace.optimal_io_blocks * block_bytes,
+            dma_alignment_bytes: 4,
+            max_io_bytes: max_io.max(block_bytes),
+            size_bytes: namespace.blocks << namespace.block_shift,
+            fixed_size: true,
+            atomic_write_bytes: namespace.atomic_write_blocks.unwrap_or(controller.atomic_write_blocks) * block_bytes,
+            volatile_cache: controller.volatile_cache,
+            direct: true,
+            nowait: true,
+            polled: false,
+            discard: if controller.dataset_management { Discard::Command } else { Discard::None },
+            host_aware_zones: false,
+            placement_handles: 0,
+        };
+        tracing::info!(path = %path.display(), namespace = id, ?geometry, held = block.is_some(), "NVMe passthrough");
+        let namespace =
+            Namespace { file, path: path.to_owned(), _block: block, id, block_shift: namespace.block_shift };
+        Ok((namespace, geometry))
+    }
+
+    pub(crate) fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The block device of the same namespace: `nvme0n1` of `ng0n1`.
+fn block_device(path: &Path) -> Option<PathBuf> {
+    let real = std::fs::canonicalize(path).ok()?;
+    let name = real.file_name()?.to_str()?.strip_prefix("ng")?;
+    let block = real.with_file_name(format!("nvme{name}"));
+    block.exists().then_some(block)
+}
+
+/// Opens the block device exclusively, so that nobody mounts it. Not to be allowed to is no error.
+fn hold(path: &Path, block: Option<&Path>) -> Result<Option<File>, IoError> {
+    let Some(block) = block else { return Ok(None) };
+    let open = || {
+        let open = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(block);
+        open.map_err(|error| file::failed(block, &error))
+    };
+    match file::patiently(libc::EBUSY, open) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if matches!(error.errno, libc::EACCES | libc::EPERM) => {
+            tracing::warn!(path = %path.display(), block = %block.display(), "the block device may not be opened: nothing keeps others from mounting it");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the namespace has the command set of zoned devices, which the kernel gives no block device where it does not know it.
+fn is_zoned(device: u64) -> bool {
+    const ZONED_COMMAND_SET: &str = "2";
+    let csi = class_folder(device).and_then(|folder| std::fs::read_to_string(folder.join("csi")).ok());
+    csi.is_some_and(|csi| csi.trim() == ZONED_COMMAND_SET)
+}
