@@ -10,12 +10,17 @@
 //! ```
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::sleep;
 
 /// What a pipe takes as one piece.
 const MESSAGE_BYTES_MAX: usize = 4096;
 const HEAD_BYTES: usize = 16;
+/// Before a full port is tried again.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Largest payload.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = MESSAGE_BYTES_MAX - HEAD_BYTES;
 
@@ -179,7 +184,7 @@ impl Reporter {
         message[2..4].copy_from_slice(&(payload.len() as u16).to_le_bytes());
         message[8..HEAD_BYTES].copy_from_slice(&number.to_le_bytes());
         message[HEAD_BYTES..HEAD_BYTES + payload.len()].copy_from_slice(payload);
-        if (&*self.0).write_all(&message[..HEAD_BYTES + payload.len()]).is_err() {
+        if write_message(&mut &*self.0, &message[..HEAD_BYTES + payload.len()]).is_err() {
             std::process::exit(3);
         }
     }
@@ -188,5 +193,47 @@ impl Reporter {
         let mut payload = vec![ErrorClass::of(error) as u8];
         payload.extend_from_slice(error.to_string().as_bytes());
         self.tell(kind, client, number, &payload);
+    }
+}
+
+/// Writes a message as one piece. A virtual serial port (Linux 6.1) takes nothing, and says so without an error, when another thread has filled its queue
+/// between its look and its write: then there is room a moment later.
+fn write_message(to: &mut impl Write, message: &[u8]) -> io::Result<()> {
+    loop {
+        match to.write(message) {
+            Ok(count) if count == message.len() => return Ok(()),
+            Ok(0) => sleep(FULL_PAUSE),
+            Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so many bytes at each write, and then anything.
+    struct Port(Vec<usize>, Vec<u8>);
+
+    impl Write for Port {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = self.0.pop().unwrap_or(bytes.len());
+            self.1.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_port_is_tried_again_and_half_a_message_is_an_error() {
+        let mut full = Port(vec![0, 0], Vec::new());
+        write_message(&mut full, b"message").unwrap();
+        assert_eq!(full.1, b"message");
+        assert!(write_message(&mut Port(vec![3], Vec::new()), b"message").is_err());
     }
 }
