@@ -29,6 +29,8 @@ pub(crate) enum Target {
         slot: Option<FileSlot>,
         namespace: u32,
         block_shift: u32,
+        /// Commands may use registered buffers.
+        registered_buffers: bool,
     },
     Simulated(SimAttachment),
 }
@@ -48,6 +50,7 @@ impl Attached {
                 slot: ring.register_file(namespace.fd()),
                 namespace: namespace.id,
                 block_shift: namespace.block_shift,
+                registered_buffers: namespace.registered_buffers,
             },
             (Kind::Simulated(disk), Driver::Simulated(_)) => Target::Simulated(disk.attach()),
             (Kind::File(_) | Kind::Nvme(_), Driver::Simulated(_)) => {

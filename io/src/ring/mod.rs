@@ -202,14 +202,14 @@ impl Ring {
 
     fn encode_nvme(&mut self, key: u64, transfer: Transfer<'_>) -> squeue::Entry128 {
         let Transfer { kind, device, buffer, offset, len, durable, .. } = transfer;
-        let Target::Nvme { fd, slot, namespace, block_shift } = device.target() else {
+        let Target::Nvme { fd, slot, namespace, block_shift, registered_buffers } = device.target() else {
             unreachable!("the target is an NVMe namespace");
         };
         let (start, blocks) = (offset >> block_shift, (len >> block_shift) as u32);
         let fua = durable && !device.geometry().writes_are_durable();
         let (command, index) = match (kind, buffer) {
             (OpKind::Read | OpKind::Write, Some((buffer, from))) => {
-                let index = self.registered(buffer);
+                let index = self.registered(buffer).filter(|_| *registered_buffers);
                 let address = buffer[from..from + len as usize].as_mut_ptr() as u64;
                 let command = match kind {
                     OpKind::Read => nvme::Command::read(*namespace, start, blocks, address, len as u32),

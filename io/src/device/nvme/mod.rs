@@ -33,8 +33,9 @@ use super::{Geometry, OpenMode, file};
 use crate::ring::probe;
 use crate::{IoError, OpKind};
 
-/// The kernel that first takes commands with buffers that are registered.
 const PASSTHROUGH_KERNEL: (u32, u32) = (6, 1);
+/// Before this one the kernel refused (EINVAL) commands that use a part of a registered buffer.
+const REGISTERED_BUFFERS_KERNEL: (u32, u32) = (6, 12);
 
 /// An open namespace.
 pub(crate) struct Namespace {
@@ -45,6 +46,8 @@ pub(crate) struct Namespace {
     pub(crate) id: u32,
     /// A logical block has two to the power of this many bytes.
     pub(crate) block_shift: u32,
+    /// Commands may use registered buffers.
+    pub(crate) registered_buffers: bool,
 }
 
 /// Whether a path is such a device.
@@ -118,10 +121,11 @@ impl Namespace {
             host_aware_zones: false,
             placement_handles: 0,
         };
-        tracing::info!(path = %path.display(), namespace = id, ?geometry, held = block.is_some(), "NVMe passthrough");
-        let namespace =
-            Namespace { file, path: path.to_owned(), _block: block, id, block_shift: namespace.block_shift };
-        Ok((namespace, geometry))
+        let registered_buffers = probe::kernel_is_at_least(REGISTERED_BUFFERS_KERNEL.0, REGISTERED_BUFFERS_KERNEL.1);
+        let held = block.is_some();
+        tracing::info!(path = %path.display(), namespace = id, ?geometry, held, registered_buffers, "NVMe passthrough");
+        let (path, block_shift) = (path.to_owned(), namespace.block_shift);
+        Ok((Namespace { file, path, _block: block, id, block_shift, registered_buffers }, geometry))
     }
 
     pub(crate) fn fd(&self) -> RawFd {
