@@ -4,7 +4,7 @@ use futures_util::future::{FutureExt, join_all};
 use siltstone::{Error, KeyspaceOptions, Partition, WriteBatch};
 
 use crate::expected::{Space, State};
-use crate::world::{Held, Saved, Snapshots, World, assert_same};
+use crate::world::{Held, Place, Saved, Snapshots, World, assert_same};
 
 impl World {
     pub(crate) fn step(&mut self) {
@@ -236,8 +236,11 @@ impl World {
         let future = self.engine().checkpoint(&name, bytes.clone());
         self.pending =
             Some((Saved { name, bytes, state: self.state.clone(), created_meanwhile: State::new() }, Box::pin(future)));
-        let busy = self.engine().checkpoint("too early", Vec::new()).now_or_never();
-        assert!(matches!(busy, Some(Err(Error::Busy(_))) | None), "two checkpoints at a time");
+        // Shards with threads of their own may have ended the first by now, and would take the second.
+        if matches!(self.place, Place::Simulated(_)) {
+            let busy = self.engine().checkpoint("too early", Vec::new()).now_or_never();
+            assert!(matches!(busy, Some(Err(Error::Busy(_))) | None), "two checkpoints at a time");
+        }
     }
 
     pub(crate) fn finish_checkpoint(&mut self) {
