@@ -36,6 +36,7 @@ fn settings() -> Vec<Setting> {
     }
     for (name, place, driving, spin_us, ring_entries) in [
         ("file", None, Driving::Pinned, 0, 256),
+        ("file, wide entries", None, Driving::Pinned, 0, 256),
         ("file, spinning", None, Driving::Pinned, 200, 256),
         ("file, tiny ring", None, Driving::Pinned, 0, 8),
         ("file, moving", None, Driving::Moving, 0, 256),
@@ -47,7 +48,8 @@ fn settings() -> Vec<Setting> {
             None => tempfile::tempdir(),
         }
         .unwrap();
-        let config = ExecutorConfig { driving, spin_us, ring_entries, ..ExecutorConfig::default() };
+        let wide_entries = name.ends_with("wide entries");
+        let config = ExecutorConfig { driving, spin_us, ring_entries, wide_entries, ..ExecutorConfig::default() };
         all.push(Setting {
             name,
             executor: Executor::new(config, Backend::Ring).unwrap(),

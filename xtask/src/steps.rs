@@ -31,7 +31,7 @@ pub(crate) enum Expected {
 }
 
 /// All steps, in their order.
-pub(crate) const STEPS: [Step; 24] = [
+pub(crate) const STEPS: [Step; 20] = [
     Step {
         name: "namespaces",
         about: "namespaces with LBAs of 512 and 4096 bytes, block and passthrough nodes, several queues, two polled",
@@ -96,30 +96,6 @@ pub(crate) const STEPS: [Step; 24] = [
         name: "job-killed-4096",
         about: "the same on /dev/nvme0n2",
         how: How::Guest("job_killed_on_device /dev/nvme0n2"),
-        seconds_max: 400,
-    },
-    Step {
-        name: "job-passthrough-512",
-        about: "the same on /dev/ng0n1, past the block layer, with NVMe commands",
-        how: How::Guest("job_on_namespace 0n1"),
-        seconds_max: 300,
-    },
-    Step {
-        name: "job-passthrough-4096",
-        about: "the same on /dev/ng0n2",
-        how: How::Guest("job_on_namespace 0n2"),
-        seconds_max: 300,
-    },
-    Step {
-        name: "job-killed-passthrough-512",
-        about: "the same on /dev/ng0n1, with the process killed three times on the way",
-        how: How::Guest("job_killed_on_namespace 0n1"),
-        seconds_max: 400,
-    },
-    Step {
-        name: "job-killed-passthrough-4096",
-        about: "the same on /dev/ng0n2",
-        how: How::Guest("job_killed_on_namespace 0n2"),
         seconds_max: 400,
     },
     Step {

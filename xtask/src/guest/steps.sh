@@ -67,21 +67,6 @@ job_killed_on_device() {
     job_killed $1
 }
 
-# The same past the block layer: the character device of a namespace. While it is in use its block device is in use, too.
-job_on_namespace() {
-    wipe /dev/nvme$1
-    siltstone format /dev/ng$1 --extent 256K
-    siltstone info /dev/ng$1 | grep -q "past the block layer" || { siltstone info /dev/ng$1; return 1; }
-    job /dev/ng$1
-    # What one way has written the other reads.
-    siltstone verify /dev/nvme$1
-}
-
-job_killed_on_namespace() {
-    wipe /dev/nvme$1
-    job_killed /dev/ng$1
-}
-
 # on FILESYSTEM DEVICE COMMAND...: with such a filesystem mounted at /mnt, which is the folder for temporary files too.
 on() {
     case $1 in

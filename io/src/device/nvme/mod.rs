@@ -14,6 +14,10 @@
 //! writers. A user who may open the character device alone does without, and is told: then the lock on the character device (`flock`) excludes
 //! other Siltstone processes only.
 
+//! **Not finished**, and so only there with the feature `nvme-passthrough`: in a virtual machine with Linux 6.1 the kernel refuses some reads into memory
+//! that is not registered with the ring, with EFAULT, though it is mapped and present. The cause is not known. Nothing wrong was read; but a volume
+//! does not run on it.
+
 mod command;
 mod identify;
 mod status;
@@ -66,6 +70,11 @@ fn class_folder(device: u64) -> Option<PathBuf> {
 impl Namespace {
     pub(crate) fn open(path: &Path, mode: OpenMode) -> Result<(Namespace, Geometry), IoError> {
         let refused = |reason: String| IoError::other(OpKind::Open, path, 0, 0, reason);
+        if !cfg!(feature = "nvme-passthrough") {
+            return Err(refused(
+                "NVMe character devices are not supported yet: give the block device (/dev/nvme0n1)".into(),
+            ));
+        }
         if !probe::kernel_is_at_least(PASSTHROUGH_KERNEL.0, PASSTHROUGH_KERNEL.1) {
             let (major, minor) = PASSTHROUGH_KERNEL;
             return Err(refused(format!(
