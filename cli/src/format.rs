@@ -10,7 +10,7 @@ use crate::size;
 
 #[derive(Args, Debug)]
 pub(crate) struct FormatArgs {
-    /// The device, the file, or the directory of the file
+    /// The device, an existing file, or the directory of the file
     path: PathBuf,
     /// How much space the volume may use: at most the device's size, which is the default; a file is given all of it now
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -94,6 +95,50 @@ fn what_a_device_holds_is_named_and_kept_unless_it_is_to_be_destroyed() {
     format(&disk.options(), 0, true).unwrap();
     assert!(inspect::info(disk.path()).unwrap().keyspaces.is_empty());
     assert!(inspect::verify(disk.path(), |_, _| ()).unwrap().is_clean());
+}
+
+/// What has its mark at the end alone: a table whose beginning was wiped. Devices do not end at round numbers.
+#[test]
+fn the_very_end_of_a_device_is_looked_at_and_wiped() {
+    let bytes = 64 * MIB + (24 << 10);
+    let Some(disk) = Disk::new(bytes, 512) else { return };
+    let device = std::fs::File::options().write(true).open(disk.path()).unwrap();
+    device.write_all_at(b"EFI PART", bytes - 512).unwrap();
+    device.sync_all().unwrap();
+    drop(device);
+    for refused in [Engine::open(disk.options()).map(drop), format(&disk.options(), 0, false)] {
+        let Err(Error::NotAVolume { reason, .. }) = refused else { panic!("{refused:?}") };
+        assert!(reason.contains("the copy of a GPT partition table"), "{reason}");
+    }
+    format(&disk.options(), 1, true).unwrap_err();
+    assert!(
+        std::fs::read(disk.path()).unwrap().ends_with(&[b"EFI PART".as_slice(), &[0; 504]].concat()),
+        "it was destroyed for nothing"
+    );
+    format(&disk.options(), 0, true).unwrap();
+    assert!(std::fs::read(disk.path()).unwrap().ends_with(&[0; 4096]));
+    write(disk.options(), 100).unwrap();
+    check(disk.options(), 100);
+}
+
+/// The copies of the superblock stay whole under a RAID's label, which stands between them.
+#[test]
+fn what_was_put_between_the_copies_of_a_superblock_counts() {
+    let Some(disk) = Disk::new(16 * MIB, 4096) else { return };
+    write(disk.options(), 10).unwrap();
+    let device = std::fs::File::options().write(true).open(disk.path()).unwrap();
+    device.write_all_at(&[0xfc, 0x4e, 0x2b, 0xa9], 4096).unwrap();
+    device.sync_all().unwrap();
+    drop(device);
+    let Err(Error::NotAVolume { reason, .. }) = Engine::open(disk.options()).map(drop) else { panic!("it is opened") };
+    assert!(reason.contains("a member of a Linux RAID"), "{reason}");
+}
+
+#[test]
+fn a_device_that_is_not_there_does_not_become_a_file() {
+    let error = format(&Options::at("/dev/siltstone-is-not-here"), 0, false).unwrap_err();
+    assert!(matches!(error, Error::NotFound(_)), "{error}");
+    assert!(!Path::new("/dev/siltstone-is-not-here").exists());
 }
 
 #[test]

@@ -97,6 +97,9 @@ fn open_device(options: &Options) -> Result<SharedDevice> {
     if options.read_only || !options.create {
         return Err(Error::NotFound(format!("there is no volume at {}", path.display())));
     }
+    if given.starts_with("/dev") && !given.starts_with("/dev/shm") {
+        return Err(Error::NotFound(format!("there is no device {}", given.display())));
+    }
     // Before anything is created.
     check_shards(options.shards, options.key_groups)?;
     if given.is_dir() {
@@ -162,6 +165,8 @@ pub fn format(options: &Options, size_bytes: u64, force: bool) -> Result<()> {
                 geometry.size_bytes
             )));
         }
+        // What cannot be made is told before anything is destroyed.
+        VolumeParts::new(shared.clone(), &new_superblock(&options, size_bytes), options.capacity_bytes)?;
         if let Some(what) = holds(&device).await? {
             if !force {
                 let reason = format!("it holds {what}, which `--force` would destroy");
@@ -176,6 +181,19 @@ pub fn format(options: &Options, size_bytes: u64, force: bool) -> Result<()> {
         Opening { options: &options, shared: shared.clone(), handle: handle.clone() }.create(size_bytes).await.map(drop)
     };
     executor.try_block_on(work).unwrap_or_else(|| Err(power_lost("formatted")))
+}
+
+/// The superblock of a volume that is to be made.
+fn new_superblock(options: &Options, size_bytes: u64) -> Superblock {
+    Superblock {
+        volume: entropy_of(&options.place),
+        generation: 1,
+        page_bytes: options.page_bytes as u32,
+        extent_bytes: options.extent_bytes as u32,
+        key_groups: options.key_groups,
+        capacity_bytes: size_bytes,
+        roots: Vec::new(),
+    }
 }
 
 struct Opening<'o> {
@@ -195,15 +213,7 @@ impl Opening<'_> {
     /// Makes a volume on a blank device, with space up to `size_bytes` where that is not 0.
     async fn create(self, size_bytes: u64) -> Result<Opened> {
         let device = self.handle.attach(&self.shared)?;
-        let mut superblock = Superblock {
-            volume: entropy_of(&self.options.place),
-            generation: 1,
-            page_bytes: self.options.page_bytes as u32,
-            extent_bytes: self.options.extent_bytes as u32,
-            key_groups: self.options.key_groups,
-            capacity_bytes: size_bytes,
-            roots: Vec::new(),
-        };
+        let mut superblock = new_superblock(self.options, size_bytes);
         check_shards(self.options.shards, superblock.key_groups)?;
         let parts = VolumeParts::new(self.shared.clone(), &superblock, self.options.capacity_bytes)?;
         let volume = Volume::new(parts.clone(), device.clone(), self.handle.clone(), None);

@@ -307,7 +307,7 @@ impl Options {
         self
     }
 
-    /// The size to which the volume may grow, in bytes: at most 2^28 extents. Default 1 TiB.
+    /// The size to which the volume's file may grow, in bytes: at most 2^28 extents, and at most the size that it was formatted with. A block device has its size. Default 1 TiB.
     #[must_use]
     pub fn capacity(mut self, bytes: u64) -> Self {
         self.capacity_bytes = bytes;

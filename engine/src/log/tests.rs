@@ -322,14 +322,20 @@ fn no_durable_block_is_lost_in_silence_whatever_the_sizes() {
         sizes.extend([3 * extent, 10, 10]);
         let mut life = machine.start();
         let disk = machine.disk.clone();
-        let (head, whole, blocks) = life
+        let (heads, blocks) = life
             .run(async |volume| {
                 let log = new_log(&volume).await;
+                let mut starts = Vec::new();
                 for size in sizes {
-                    log.append(&[&payload(&mut random, size)], Durability::Durable).await.unwrap();
+                    let range = log.append(&[&payload(&mut random, size)], Durability::Durable).await.unwrap();
+                    starts.push(range.start);
                 }
                 let blocks = blocks_of(&volume, |offset, bytes| disk.read_raw(offset, bytes), log.head()).await;
-                (log.head(), read_chain(&volume, log.head(), None).await.unwrap(), blocks)
+                let mut heads = Vec::new();
+                for start in starts {
+                    heads.push((start, read_chain(&volume, start, None).await.unwrap()));
+                }
+                (heads, blocks)
             })
             .unwrap();
         drop(life);
@@ -338,15 +344,18 @@ fn no_durable_block_is_lost_in_silence_whatever_the_sizes() {
         for (offset, bytes, seq, _) in blocks.into_iter().filter(|block| block.2 <= durable) {
             let before = machine.disk.read_raw(offset, bytes);
             machine.disk.write_raw(offset, &vec![0; bytes as usize]);
-            let mut life = machine.start();
-            let (chain, read) = life
-                .run(async |volume| {
-                    (read_chain(&volume, head, None).await.unwrap(), read_all(&volume, head, None).await)
-                })
-                .unwrap();
-            drop(life);
-            assert!(matches!(read, Err(Error::Corruption(_))), "seed {seed}: block {seq} of {durable} was lost");
-            assert_eq!(chain, whole, "seed {seed}: block {seq} is damaged");
+            // From any commit on, which may stand anywhere in its extent.
+            for (head, whole) in heads.iter().filter(|(head, _)| head.seq <= seq) {
+                let mut life = machine.start();
+                let (chain, read) = life
+                    .run(async |volume| {
+                        (read_chain(&volume, *head, None).await.unwrap(), read_all(&volume, *head, None).await)
+                    })
+                    .unwrap();
+                drop(life);
+                assert!(matches!(read, Err(Error::Corruption(_))), "seed {seed}: block {seq} of {durable} was lost");
+                assert_eq!(chain, *whole, "seed {seed}: block {seq} is damaged, read from {head:?}");
+            }
             machine.disk.write_raw(offset, &before);
         }
     }

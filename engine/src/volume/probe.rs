@@ -1,12 +1,14 @@
 //! Reading and writing the superblock's copies on a device, and what else it may hold.
 
+use std::ops::Range;
+
 use siltstone_io::{Buffer, Device, Placement, WriteDurability};
 
 use super::bytes::is_zero;
-use super::signature::{LOOKED_AT_BYTES, recognised};
+use super::signature::{LOOKED_AT_BYTES, recognised, recognised_between_copies};
 use super::superblock::{
     AREA_BYTES, Defect, EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, Found, SUPERBLOCK_BYTES, Superblock, VERSION, copy_offset,
-    defects_of_copies, first_copy_has_magic, judge, was_never_finished,
+    defects_of_copies, first_copy_is_whole, judge, was_never_finished,
 };
 use crate::{Error, Result};
 
@@ -84,10 +86,10 @@ pub(crate) async fn probe(device: &Device) -> Result<Probe> {
     let (copies, found) = judge(&area);
     match found {
         Some(Found::Volume(superblock)) => {
-            // Who puts something else on a device may write over the first copy alone, and leave the others whole.
-            if !first_copy_has_magic(&area)
-                && let Some(what) = foreign(device).await?
-            {
+            // Who puts something else on a device may write over the first copy alone, or between the copies, and leave the others whole.
+            let between = recognised_between_copies(&area);
+            let over_first = if first_copy_is_whole(&area) { None } else { foreign(device).await? };
+            if let Some(what) = between.or(over_first) {
                 let reason = format!(
                     "it holds {what}, which was put over a volume; `siltstone format --force` would destroy it"
                 );
@@ -105,7 +107,7 @@ pub(crate) async fn probe(device: &Device) -> Result<Probe> {
     }
     // Creation begins by reserving extent 0: a shorter file that is not empty is something else, and so is one with anything behind the area.
     let may_be_blank = (bytes == 0 || bytes >= u64::from(EXTENT_BYTES_MIN)) && was_never_finished(&area);
-    if may_be_blank && is_zero_behind_area(device).await? {
+    if may_be_blank && is_zero_behind_area(device).await? && foreign(device).await?.is_none() {
         return Ok(Probe::Blank);
     }
     let not_a_volume = |reason: String| Error::NotAVolume { path: device.path().to_path_buf(), reason };
@@ -142,42 +144,53 @@ pub(crate) async fn holds(device: &Device) -> Result<Option<String>> {
 
 /// What is known of the marks on a device.
 async fn foreign(device: &Device) -> Result<Option<&'static str>> {
-    let len = device.len_bytes() / PIECE_BYTES as u64 * PIECE_BYTES as u64;
-    let looked_at = len.min(2 * LOOKED_AT_BYTES as u64);
-    if looked_at == 0 {
-        return Ok(None);
-    }
+    let (head, tail) = (0..end_of_head(device), tail_of(device));
     let mut parts = Vec::new();
-    for (offset, bytes) in
-        [(0, looked_at), (len - looked_at.min(LOOKED_AT_BYTES as u64), looked_at.min(LOOKED_AT_BYTES as u64))]
-    {
-        let (result, buffer) = device.read(offset, Buffer::heap(bytes as usize), bytes as usize).await;
+    for part in [head, tail] {
+        let bytes = (part.end - part.start) as usize;
+        if bytes == 0 {
+            parts.push(Vec::new());
+            continue;
+        }
+        let (result, buffer) = device.read(part.start, Buffer::heap(bytes), bytes).await;
         result?;
-        parts.push(buffer);
+        parts.push(buffer[..bytes].to_vec());
     }
     Ok(recognised(&parts[0], &parts[1]))
+}
+
+/// The last bytes of a device, to its last block: sizes are rarely round.
+fn tail_of(device: &Device) -> Range<u64> {
+    let block = u64::from(device.geometry().logical_block_bytes);
+    let end = device.len_bytes() / block * block;
+    end.saturating_sub(LOOKED_AT_BYTES as u64) / block * block..end
+}
+
+fn end_of_head(device: &Device) -> u64 {
+    tail_of(device).end.min(LOOKED_AT_BYTES as u64)
 }
 
 /// Destroys what a device holds, as far as anybody would look for it: the beginning, where a volume is made, and the end are zeroed. What lies between
 /// is given back to the device where it takes that.
 pub(crate) async fn wipe(device: &Device) -> Result<()> {
-    let len = device.len_bytes() / PIECE_BYTES as u64 * PIECE_BYTES as u64;
+    let tail = tail_of(device);
     let step = u64::from(EXTENT_BYTES_MAX);
-    for offset in (0..len).step_by(step as usize) {
-        if let Err(error) = device.discard(offset, step.min(len - offset)).await {
+    for offset in (0..tail.end).step_by(step as usize) {
+        if let Err(error) = device.discard(offset, step.min(tail.end - offset)).await {
             tracing::warn!(%error, "space is not given back to the device");
             break;
         }
     }
-    let end = len.saturating_sub(LOOKED_AT_BYTES as u64);
-    let pieces = (0..len.min(step)).step_by(PIECE_BYTES).chain((end..len).step_by(PIECE_BYTES));
     let mut zeros = Buffer::heap(PIECE_BYTES);
     zeros.fill(0);
-    for offset in pieces {
-        let (result, back) =
-            device.write(offset, zeros, 0..PIECE_BYTES, WriteDurability::Cached, Placement::Metadata).await;
-        result?;
-        zeros = back;
+    for part in [0..tail.end.min(step), tail] {
+        for offset in part.clone().step_by(PIECE_BYTES) {
+            let bytes = (PIECE_BYTES as u64).min(part.end - offset) as usize;
+            let (result, back) =
+                device.write(offset, zeros, 0..bytes, WriteDurability::Cached, Placement::Metadata).await;
+            result?;
+            zeros = back;
+        }
     }
     device.flush().await?;
     Ok(())

@@ -3,8 +3,10 @@
 //! A device on which any of these is found is never taken for blank. The list serves the message; whether a device *is* blank is
 //! decided by its being zero ([`super::probe`]).
 
-/// How much of the end of a device is looked at, and twice as much of its beginning.
-pub(crate) const LOOKED_AT_BYTES: usize = 128 << 10;
+/// How much of the beginning and of the end of a device is looked at: ZFS has two labels of 256 KiB at either.
+pub(crate) const LOOKED_AT_BYTES: usize = 512 << 10;
+
+use super::superblock::SUPERBLOCK_BYTES;
 
 /// A mark: what it tells of, where it stands, and its bytes.
 struct Mark(&'static str, usize, &'static [u8]);
@@ -44,6 +46,13 @@ const ZFS: (&str, [u8; 8]) = ("a member of a ZFS pool", 0x00ba_b10c_u64.to_le_by
 const ZFS_UBERBLOCKS: std::ops::Range<usize> = (128 << 10)..(256 << 10);
 const ZFS_STEP: usize = 1024;
 
+/// What was put between the copies of a superblock, where a volume has nothing.
+pub(crate) fn recognised_between_copies(area: &[u8]) -> Option<&'static str> {
+    let is_there = |offset: usize, mark: &[u8]| area.get(offset..offset + mark.len()) == Some(mark);
+    let between = |offset: usize| (SUPERBLOCK_BYTES..16 << 10).contains(&offset);
+    MARKS.iter().find(|Mark(_, offset, mark)| between(*offset) && is_there(*offset, mark)).map(|mark| mark.0)
+}
+
 /// What the first bytes of a device, and the last (as many as there are), are known to be; `None` where nothing is recognised.
 pub(crate) fn recognised(head: &[u8], tail: &[u8]) -> Option<&'static str> {
     let at = |bytes: &[u8], offset: usize, mark: &[u8]| bytes.get(offset..offset + mark.len()) == Some(mark);
@@ -61,8 +70,8 @@ mod tests {
 
     #[test]
     fn each_mark_is_recognised_and_blank_space_is_not() {
-        let blank = vec![0; 2 * LOOKED_AT_BYTES];
-        assert_eq!(recognised(&blank, &blank[..LOOKED_AT_BYTES]), None);
+        let blank = vec![0; LOOKED_AT_BYTES];
+        assert_eq!(recognised(&blank, &blank), None);
         assert_eq!(recognised(&[], &[]), None);
         for Mark(what, offset, bytes) in MARKS {
             let mut head = blank.clone();

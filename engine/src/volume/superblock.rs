@@ -263,9 +263,9 @@ pub(super) fn judge(area: &[u8]) -> (Vec<Defect>, Option<Found>) {
     (defects, agreed.map(Found::Version))
 }
 
-/// Whether the area begins as a volume does, damaged or not.
-pub(super) fn first_copy_has_magic(area: &[u8]) -> bool {
-    area[..MAGIC.len()] == MAGIC
+/// Whether the first copy is what was written.
+pub(super) fn first_copy_is_whole(area: &[u8]) -> bool {
+    Superblock::decode(0, &area[..SUPERBLOCK_BYTES]).is_ok()
 }
 
 /// Whether the first superblock of this area cannot have been written in full: the second pair of copies is untouched, and what

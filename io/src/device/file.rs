@@ -67,13 +67,7 @@ fn check_type(path: &Path) -> Result<bool, IoError> {
     if kind.is_block_device() || kind.is_file() {
         return Ok(kind.is_block_device());
     }
-    Err(IoError::other(
-        OpKind::Open,
-        path,
-        0,
-        0,
-        "it is neither a file nor a block device nor an NVMe namespace: give one of these",
-    ))
+    Err(IoError::other(OpKind::Open, path, 0, 0, "it is neither a file nor a block device: give one of these"))
 }
 
 /// Tries again for a while where this error says that somebody else has it.
@@ -148,6 +142,10 @@ fn probe_geometry(file: &File, path: &Path, direct: bool) -> Result<Geometry, Io
         Some(alignment) => alignment,
         None => queue.number("logical_block_size").map_or(BLOCK_BYTES_DEFAULT, |bytes| bytes as u32),
     };
+    if logical > BLOCK_BYTES_DEFAULT {
+        let reason = format!("its logical blocks have {logical} bytes: at most {BLOCK_BYTES_DEFAULT} are supported");
+        return Err(IoError::other(OpKind::Open, path, 0, 0, reason));
+    }
     let physical = queue.number("physical_block_size").map_or(logical, |bytes| (bytes as u32).max(logical));
     let device_max = queue.number("max_sectors_kb").map_or(u64::from(IO_BYTES_MAX), |kib| kib << 10);
     let max_io = device_max.min(u64::from(IO_BYTES_MAX)) as u32 / logical * logical;

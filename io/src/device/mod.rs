@@ -86,7 +86,7 @@ enum Kind {
 }
 
 impl SharedDevice {
-    /// Opens a file, a block device or an NVMe namespace (`/dev/ng0n1`) for direct I/O; where the filesystem has none (tmpfs), buffered, with a warning.
+    /// Opens a file or block device (with the feature `nvme-passthrough` also an NVMe namespace, `/dev/ng0n1`) for direct I/O; where the filesystem has none (tmpfs), buffered, with a warning.
     ///
     /// Locks it (`flock`): exclusively for writers, shared for readers. A writer of a block device also excludes everything else that the
     /// kernel knows of (`O_EXCL`). What is held is tried again for two seconds, since a process that was killed may hold it for a moment
