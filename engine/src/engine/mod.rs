@@ -1,4 +1,6 @@
 //! The engine: the handle that all threads share, opening and closing, and who drives the shards.
+//!
+//! One file, though long: `Engine` is the public interface in one place, most of it documentation.
 
 mod drive;
 mod keyspace;

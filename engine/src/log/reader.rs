@@ -128,9 +128,7 @@ impl LogReader {
         // extent to extent, so the walk ends.
         let (mut first_page, mut seq) = (missing.page + 1, missing.seq);
         // Where the log is read from the middle of an extent, what stands before names the successor as well.
-        let before = (0..missing.page).filter_map(|page| self.header_at(page).ok());
-        let before = before.filter(|header| header.log_id == missing.log_id && header.seq < missing.seq);
-        self.next = self.next.or_else(|| before.max_by_key(|header| header.seq).map(|header| header.next));
+        self.next = self.next.or_else(|| self.newest_before(missing).map(|header| header.next));
         loop {
             for page in first_page..self.pages_per_extent() {
                 let Ok(header) = self.header_at(page) else { continue };
@@ -161,16 +159,12 @@ impl LogReader {
         Ok((first_page..self.pages_per_extent()).filter_map(|page| self.header_at(page).ok()).find(wanted))
     }
 
-    /// The newest block of an extent before this page that is wanted.
-    async fn find_last(
-        &mut self,
-        extent: ExtentId,
-        end_page: u32,
-        wanted: impl Fn(&BlockHeader) -> bool,
-    ) -> Result<Option<BlockHeader>> {
-        self.load(extent).await?;
-        let found = (0..end_page).filter_map(|page| self.header_at(page).ok()).filter(wanted);
-        Ok(found.max_by_key(|header| header.seq))
+    /// The newest block of the log before a position in the extent in the buffer.
+    fn newest_before(&self, position: LogPosition) -> Option<BlockHeader> {
+        let before = (0..position.page).filter_map(|page| self.header_at(page).ok());
+        before
+            .filter(|header| header.log_id == position.log_id && header.seq < position.seq)
+            .max_by_key(|header| header.seq)
     }
 
     /// Reads an extent into the buffer. What lies past the end of the device (a crash may have taken back an allocation, though not from
@@ -269,15 +263,11 @@ pub(crate) async fn read_chain(volume: &Volume, head: LogPosition, closed_at: Op
                         header
                     }
                     // The block may have reached to the end of its extent: what stands before names the same successor.
-                    None => {
-                        let is_before = |header: &BlockHeader| header.log_id == head.log_id && header.seq < head.seq;
-                        let before = match extent == head.extent {
-                            true => reader.find_last(extent, page, is_before).await?,
-                            false => None,
-                        };
-                        let Some(header) = before else { break };
-                        header
-                    }
+                    None if extent != head.extent => break,
+                    None => match reader.newest_before(head) {
+                        Some(header) => header,
+                        None => break,
+                    },
                 }
             }
         };

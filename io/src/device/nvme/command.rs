@@ -1,4 +1,4 @@
-//! Commands as the kernel takes them.
+//! Commands as the kernel takes them, in the ring and in an `ioctl`.
 
 /// `_IOWR('N', 0x80, struct nvme_uring_cmd)`: an I/O command.
 pub(crate) const NVME_URING_CMD_IO: u32 = 0xc048_4e80;
@@ -6,13 +6,14 @@ pub(crate) const NVME_URING_CMD_IO: u32 = 0xc048_4e80;
 const OPCODE_FLUSH: u8 = 0x00;
 const OPCODE_WRITE: u8 = 0x01;
 const OPCODE_READ: u8 = 0x02;
+const OPCODE_IDENTIFY: u8 = 0x06;
 const OPCODE_DATASET_MANAGEMENT: u8 = 0x09;
 /// Force unit access: the write is on stable storage when it completes.
 const FUA: u32 = 1 << 30;
 /// The range may be deallocated.
 const DEALLOCATE: u32 = 1 << 2;
 
-/// `struct nvme_uring_cmd`.
+/// `struct nvme_uring_cmd`, and `struct nvme_passthru_cmd`, in whose last word the kernel puts a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct Command {
@@ -99,6 +100,18 @@ impl Command {
             // The number of ranges, counted from 0.
             cdw10: 0,
             cdw11: DEALLOCATE,
+            ..Command::default()
+        }
+    }
+
+    /// Asks for what a structure of this number says, to the address. A command of the admin queue.
+    pub(crate) fn identify(namespace: u32, structure: u32, address: u64, bytes: u32) -> Command {
+        Command {
+            opcode: OPCODE_IDENTIFY,
+            namespace,
+            address,
+            data_bytes: bytes,
+            cdw10: structure,
             ..Command::default()
         }
     }

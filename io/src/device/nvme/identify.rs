@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use super::Command;
 use crate::device::file;
 use crate::{Buffer, IoError, OpKind};
 
@@ -11,7 +12,6 @@ use crate::{Buffer, IoError, OpKind};
 const NVME_IOCTL_ID: libc::Ioctl = 0x4e40;
 /// `_IOWR('N', 0x41, struct nvme_admin_cmd)`.
 const NVME_IOCTL_ADMIN_CMD: libc::Ioctl = 0xc048_4e41_u32 as libc::Ioctl;
-const OPCODE_IDENTIFY: u8 = 0x06;
 const IDENTIFY_BYTES: usize = 4096;
 /// The least page of a controller, in units of which it gives its largest transfer.
 const CONTROLLER_PAGE_BYTES: u64 = 4096;
@@ -22,27 +22,6 @@ enum Structure {
     Namespace = 0,
     Controller = 1,
 }
-
-/// `struct nvme_passthru_cmd`.
-#[derive(Default)]
-#[repr(C)]
-struct AdminCommand {
-    opcode: u8,
-    flags: u8,
-    reserved: u16,
-    namespace: u32,
-    cdw2: u32,
-    cdw3: u32,
-    metadata: u64,
-    address: u64,
-    metadata_bytes: u32,
-    data_bytes: u32,
-    cdw10_to_15: [u32; 6],
-    timeout_ms: u32,
-    result: u32,
-}
-
-const _: () = assert!(size_of::<AdminCommand>() == 72);
 
 /// Of a namespace.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,14 +65,8 @@ pub(super) fn identify(file: &File, path: &Path) -> Result<(u32, NamespaceData, 
 fn ask(file: &File, path: &Path, namespace: u32, structure: Structure) -> Result<Buffer, IoError> {
     let mut data = Buffer::heap(IDENTIFY_BYTES);
     data.fill(0);
-    let mut command = AdminCommand {
-        opcode: OPCODE_IDENTIFY,
-        namespace,
-        address: data.as_mut_ptr() as u64,
-        data_bytes: IDENTIFY_BYTES as u32,
-        cdw10_to_15: [structure as u32, 0, 0, 0, 0, 0],
-        ..AdminCommand::default()
-    };
+    let address = data.as_mut_ptr() as u64;
+    let mut command = Command::identify(namespace, structure as u32, address, IDENTIFY_BYTES as u32);
     // SAFETY: the kernel reads and writes one command and, at the address in it, that many bytes of the buffer, during the call only.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), NVME_IOCTL_ADMIN_CMD, &raw mut command) };
     match result {

@@ -26,6 +26,20 @@ const BETWEEN_MARKS: Duration = Duration::from_millis(40);
 /// Points at which something is wrong, of which is told.
 const FAILURES_MAX: u64 = 3;
 
+/// What both must know of a run.
+#[derive(Args)]
+struct Run {
+    /// What was said in it.
+    #[arg(long)]
+    messages: PathBuf,
+    #[arg(long)]
+    capacity_bytes: u64,
+    #[arg(long)]
+    mode: Mode,
+    #[arg(long)]
+    seed: u64,
+}
+
 /// A run that is written down.
 #[derive(Args)]
 pub(crate) struct RecordOptions {
@@ -35,15 +49,8 @@ pub(crate) struct RecordOptions {
     /// What dmsetup calls it.
     #[arg(long)]
     name: String,
-    /// Gets the messages.
-    #[arg(long)]
-    messages: PathBuf,
-    #[arg(long)]
-    capacity_bytes: u64,
-    #[arg(long)]
-    mode: Mode,
-    #[arg(long)]
-    seed: u64,
+    #[command(flatten)]
+    run: Run,
     /// For how long there is load.
     #[arg(long)]
     milliseconds: u64,
@@ -55,15 +62,8 @@ pub(crate) struct JudgeOptions {
     /// The log of dm-log-writes.
     #[arg(long)]
     log: PathBuf,
-    /// The messages of the run, and its options.
-    #[arg(long)]
-    messages: PathBuf,
-    #[arg(long)]
-    capacity_bytes: u64,
-    #[arg(long)]
-    mode: Mode,
-    #[arg(long)]
-    seed: u64,
+    #[command(flatten)]
+    run: Run,
     /// At how many points the volume is opened.
     #[arg(long)]
     points: usize,
@@ -72,9 +72,9 @@ pub(crate) struct JudgeOptions {
     deaf: bool,
 }
 
-fn options_of(seed: u64, mode: Mode, capacity_bytes: u64) -> WorkerOptions {
-    let mut options = worker_options(seed, &mut Random::new(seed));
-    (options.mode, options.capacity_bytes) = (mode, capacity_bytes);
+fn options_of(run: &Run) -> WorkerOptions {
+    let mut options = worker_options(run.seed, &mut Random::new(run.seed));
+    (options.mode, options.capacity_bytes) = (run.mode, run.capacity_bytes);
     options
 }
 
@@ -94,9 +94,9 @@ pub(crate) fn record(options: &RecordOptions) -> ExitCode {
 
 fn try_record(options: &RecordOptions) -> Result<usize, String> {
     let place = Place::in_machine(&options.device)?;
-    let mut session = Session::new(place, options_of(options.seed, options.mode, options.capacity_bytes));
+    let mut session = Session::new(place, options_of(&options.run));
     session.recording = Some(Vec::new());
-    session.start(options.mode, 2)?;
+    session.start(options.run.mode, 2)?;
     if let Opening::Refused(class, error) = session.opening()? {
         return Err(format!("opening is refused ({class:?}): {error}"));
     }
@@ -109,7 +109,7 @@ fn try_record(options: &RecordOptions) -> Result<usize, String> {
     }
     session.kill()?;
     let messages = session.recording.take().unwrap_or_default();
-    let mut file = File::create(&options.messages).map_err(text)?;
+    let mut file = File::create(&options.run.messages).map_err(text)?;
     for message in &messages {
         file.write_all(&message.bytes()).map_err(text)?;
     }
@@ -136,7 +136,7 @@ pub(crate) fn judge(options: &JudgeOptions) -> ExitCode {
 
 fn try_judge(options: &JudgeOptions) -> Result<u64, String> {
     let log = WriteLog::read(File::open(&options.log).map_err(text)?)?;
-    let mut file = BufReader::new(File::open(&options.messages).map_err(text)?);
+    let mut file = BufReader::new(File::open(&options.run.messages).map_err(text)?);
     let messages: Vec<Message> = std::iter::from_fn(|| Message::read(&mut file)).collect();
     let first = messages.iter().position(|message| message.kind == Kind::FoundAll).ok_or("the run never was open")? + 1;
     // Points behind a mark by which the engine was open, and how many messages had been heard there.
@@ -158,7 +158,7 @@ fn try_judge(options: &JudgeOptions) -> Result<u64, String> {
     let folder = tempfile::tempdir().map_err(text)?;
     let path = folder.path().join("image");
     let image = File::options().read(true).write(true).create_new(true).open(&path).map_err(text)?;
-    image.set_len(options.capacity_bytes).map_err(text)?;
+    image.set_len(options.run.capacity_bytes).map_err(text)?;
     let (mut next, mut failures, mut acknowledged) = (0, 0, 0);
     for &(index, heard) in &chosen {
         for (at, entry) in log.entries.iter().enumerate().take(index + 1).skip(next) {
@@ -190,23 +190,23 @@ fn judge_point(
     first: usize,
     heard: usize,
 ) -> Result<u64, String> {
-    let place = Place::new(PlaceKind::File, options.capacity_bytes, None)?;
+    let place = Place::new(PlaceKind::File, options.run.capacity_bytes, None)?;
     let copied = Command::new("cp").arg("--sparse=always").arg(image).arg(place.path()).status().map_err(text)?;
     if !copied.success() {
         return Err(format!("cp: {copied}"));
     }
-    let mut session = Session::new(place, options_of(options.seed, options.mode, options.capacity_bytes));
+    let mut session = Session::new(place, options_of(&options.run));
     session.verify()?;
     let oracle = &mut session.oracle;
-    messages[..first].iter().for_each(|message| oracle.hear(message, options.mode));
-    oracle.check_opened(options.mode);
+    messages[..first].iter().for_each(|message| oracle.hear(message, options.run.mode));
+    oracle.check_opened(options.run.mode);
     for (index, message) in messages.iter().enumerate().skip(first) {
         if index < heard || is_beginning(message.kind) {
-            oracle.hear(message, options.mode);
+            oracle.hear(message, options.run.mode);
         }
     }
     let acknowledged = oracle.acknowledged;
-    session.start(options.mode, 2)?;
+    session.start(options.run.mode, 2)?;
     if let Opening::Refused(class, error) = session.opening()? {
         return Err(format!("opening is refused ({class:?}): {error}"));
     }
