@@ -95,6 +95,17 @@ impl Node {
         }
     }
 
+    /// Lets virtual time pass, with whatever the engine does by itself in it. An engine that drives its shards itself is left alone.
+    ///
+    /// # Panics
+    /// When the engine never comes to rest.
+    pub fn idle(&self, duration_us: u64) -> std::result::Result<(), Crashed> {
+        match &self.turned {
+            None => Ok(()),
+            Some(turned) => turned.borrow_mut().idle(duration_us),
+        }
+    }
+
     /// Closes the engine and waits for its end.
     pub fn close(self) -> Result<()> {
         match &self.turned {

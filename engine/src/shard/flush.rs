@@ -49,7 +49,8 @@ impl Shard {
                 if !self.is_poisoned() {
                     self.handle.sleep_us(RETRY_US).await;
                 }
-            } else if self.out_of_space.replace(false) {
+            } else if self.out_of_space.get() && !mutant!(OutOfSpaceForEver) {
+                self.out_of_space.set(false);
                 mark!(FlushedAfterNoSpace);
             }
         }

@@ -83,6 +83,8 @@ siltstone_io::mutant_table! {
         "a flush writes the first keyspace of a memtable only: the entries of the others are lost",
     FlushWithoutSpaceDropsMemtable:
         "a memtable is dropped although its flush found no space: its entries are lost",
+    OutOfSpaceForEver:
+        "that a flush finds space again is not noted: writes are refused though there is space",
     // Compaction.
     CompactionOutputNotFlushed:
         "the device is not flushed between compaction's outputs and the edit: after a crash they are not whole, and the inputs are gone",

@@ -10,7 +10,7 @@ use siltstone_io::Placement;
 
 use super::excuses::{NEAR_BYTES, damage_in};
 use super::plan::{SPACES, Way};
-use super::workload::Shift;
+use super::shift::Shift;
 use super::world::{World, read_all};
 use crate::Node;
 

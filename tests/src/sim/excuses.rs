@@ -91,9 +91,14 @@ impl Excuses {
         self.clock.now_us()
     }
 
+    /// How long it takes until all that waits for space has tried again.
+    pub(crate) fn retried_us(&self) -> u64 {
+        RETRIED_US + 3 * self.stall_us
+    }
+
     /// Whether the disk was full so shortly before this moment, or after it, that somebody may not have known better.
     pub(crate) fn lacked_space(&self, sent_us: u64) -> bool {
-        let since_us = sent_us.saturating_sub(RETRIED_US + 3 * self.stall_us);
+        let since_us = sent_us.saturating_sub(self.retried_us());
         self.told().iter().any(|told| told.errno == nix::libc::ENOSPC && told.at_us >= since_us)
     }
 

@@ -5,7 +5,7 @@ use siltstone_io::SimFaults;
 
 use super::operators::drop_snapshots;
 use super::plan::Way;
-use super::workload::Shift;
+use super::shift::Shift;
 use super::world::World;
 use crate::{Crashed, Node};
 
