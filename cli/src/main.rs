@@ -1,5 +1,6 @@
 //! The `siltstone` command: runs the example job and looks into volumes.
 
+mod backend;
 mod clock;
 mod format;
 mod inspect;

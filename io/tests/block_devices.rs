@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use siltstone_io::testing::places::{LoopDevice, ZramDevice, run};
+use siltstone_io::testing::places::{LoopDevice, ZramDevice, named_devices, run};
 use siltstone_io::*;
 
 const MIB: u64 = 1 << 20;
@@ -25,33 +25,90 @@ fn executor() -> Executor {
     Executor::new(ExecutorConfig::default(), Backend::Ring).unwrap()
 }
 
-/// What every device of 4 MiB must do.
+/// What every device must do; of this, each ring.
 fn works(path: &Path) -> Geometry {
     let shared = SharedDevice::open(path, OpenMode::ReadWrite).unwrap();
-    let mut executor = executor();
-    let device = executor.handle().attach(&shared).unwrap();
+    for (wide_entries, ring_entries) in [(false, 256), (true, 256), (true, 8)] {
+        if wide_entries || !shared.needs_wide_entries() {
+            let config = ExecutorConfig { wide_entries, ring_entries, ..ExecutorConfig::default() };
+            works_with(&mut Executor::new(config, Backend::Ring).unwrap(), &shared);
+        }
+    }
+    shared.geometry().clone()
+}
+
+fn works_with(executor: &mut Executor, shared: &SharedDevice) {
+    let device = executor.handle().attach(shared).unwrap();
+    let pool = executor.handle().buffer_pool(4096, 64);
+    let end = device.geometry().size_bytes;
     executor.block_on(async {
         // It has its space and no more.
         device.allocate(0, MIB).await.unwrap();
-        device.allocate(3 * MIB, MIB).await.unwrap();
-        assert!(device.allocate(3 * MIB, 2 * MIB).await.unwrap_err().is_no_space());
-        assert!(device.allocate(64 * MIB, MIB).await.unwrap_err().is_no_space());
-        assert_eq!(device.len_bytes(), 4 * MIB);
-        for (offset, durability) in [(0, WriteDurability::Cached), (3 * MIB, WriteDurability::Durable)] {
+        device.allocate(end - MIB, MIB).await.unwrap();
+        assert!(device.allocate(end - MIB, 2 * MIB).await.unwrap_err().is_no_space());
+        assert!(device.allocate(16 * end, MIB).await.unwrap_err().is_no_space());
+        assert_eq!(device.len_bytes(), end);
+        for (offset, durability) in [(0, WriteDurability::Cached), (end - MIB, WriteDurability::Durable)] {
             let (result, _) = device.write(offset, filled(65536, offset), 0..65536, durability, Placement::Wal).await;
             result.unwrap();
         }
         device.flush().await.unwrap();
-        device.discard(MIB, MIB).await.unwrap();
-        for offset in [0, 3 * MIB] {
+        device.discard(2 * MIB, MIB).await.unwrap();
+        for offset in [0, end - MIB] {
             let (result, read) = device.read(offset, Buffer::heap(65536), 65536).await;
             result.unwrap();
             assert!(read[..] == filled(65536, offset)[..]);
         }
-        let (result, _) = device.read(4 * MIB - 4096, Buffer::heap(8192), 8192).await;
+        let (result, _) = device.read(end - 4096, Buffer::heap(8192), 8192).await;
         assert_eq!(result.unwrap_err().op, OpKind::Read);
+
+        // One that is cut into many.
+        let data = filled(2 * MIB as usize + 4096, 5);
+        let range = 0..data.len();
+        let (result, data) = device.write(MIB - 8192, data, range, WriteDurability::Cached, Placement::Deep).await;
+        result.unwrap();
+        let (result, read) = device.read(MIB - 8192, Buffer::heap(data.len()), data.len()).await;
+        result.unwrap();
+        assert!(data[..] == read[..]);
+
+        // More at once than the ring and the device take, of both kinds of memory, and some that nobody waits for.
+        let block = |index: u64| (index * 7919 % 256) * 4096;
+        let writes: Vec<_> = (0..256)
+            .map(|index| {
+                let (data, durability) = (filled(4096, index * 7919 % 256), WriteDurability::Cached);
+                device.write(block(index), data, 0..4096, durability, Placement::Level0)
+            })
+            .collect();
+        for write in writes {
+            write.await.0.unwrap();
+        }
+        for round in 0..4 {
+            let reads: Vec<_> = (0..256)
+                .map(|index| {
+                    let buffer = pool.take().unwrap_or_else(|| Buffer::heap(4096));
+                    (index, device.read(block(index), buffer, 4096))
+                })
+                .collect();
+            for (index, read) in reads {
+                if (index + round) % 5 == 0 {
+                    continue;
+                }
+                let (result, read) = read.await;
+                result.unwrap();
+                assert!(read[..4096] == filled(4096, index * 7919 % 256)[..], "block {index}");
+            }
+        }
     });
-    shared.geometry().clone()
+}
+
+#[test]
+fn the_devices_that_the_environment_names() {
+    for path in named_devices() {
+        let geometry = works(&path);
+        assert!(geometry.fixed_size && geometry.direct);
+        let shared = SharedDevice::open_as(&path, OpenMode::ReadOnly, geometry.kind).unwrap();
+        assert_eq!(shared.geometry().logical_block_bytes, geometry.logical_block_bytes);
+    }
 }
 
 #[test]

@@ -9,7 +9,8 @@ use crate::initramfs::Program;
 use crate::run::{Result, output, run};
 
 /// Test programs of the workspace that guests run: the package, and the file of its `tests` folder.
-const TESTS: [(&str, &str); 1] = [("siltstone-io", "conformance")];
+const TESTS: [(&str, &str); 3] =
+    [("siltstone-io", "conformance"), ("siltstone-io", "block_devices"), ("siltstone-tests", "model")];
 /// Rows of the flights that the job reads in a guest.
 const ROWS: usize = 40_000;
 
@@ -38,6 +39,9 @@ pub(crate) fn build(target: &Path) -> Result<Vec<Program>> {
             "--test",
             name,
         ]);
+        if package == "siltstone-io" {
+            command.args(["--features", "testing"]);
+        }
         let messages = output(&mut command)?;
         let path =
             messages.lines().find_map(executable).ok_or_else(|| format!("cargo test -p {package} makes no {name}"))?;

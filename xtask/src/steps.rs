@@ -31,7 +31,7 @@ pub(crate) enum Expected {
 }
 
 /// All steps, in their order.
-pub(crate) const STEPS: [Step; 20] = [
+pub(crate) const STEPS: [Step; 24] = [
     Step {
         name: "namespaces",
         about: "namespaces with LBAs of 512 and 4096 bytes, block and passthrough nodes, several queues, two polled",
@@ -87,6 +87,18 @@ pub(crate) const STEPS: [Step; 20] = [
         seconds_max: 300,
     },
     Step {
+        name: "job-ng-512",
+        about: "the same past the block layer, on /dev/ng0n1",
+        how: How::Guest("job_on_namespace 0n1"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "job-ng-4096",
+        about: "the same on /dev/ng0n2",
+        how: How::Guest("job_on_namespace 0n2"),
+        seconds_max: 300,
+    },
+    Step {
         name: "job-killed-512",
         about: "the same, with the process killed three times on the way",
         how: How::Guest("job_killed_on_device /dev/nvme0n1"),
@@ -97,6 +109,18 @@ pub(crate) const STEPS: [Step; 20] = [
         about: "the same on /dev/nvme0n2",
         how: How::Guest("job_killed_on_device /dev/nvme0n2"),
         seconds_max: 400,
+    },
+    Step {
+        name: "job-killed-ng",
+        about: "the same past the block layer, on /dev/ng0n1",
+        how: How::Guest("job_killed_on_namespace 0n1"),
+        seconds_max: 400,
+    },
+    Step {
+        name: "devices",
+        about: "io's device tests and the model test on all namespaces, through the block layer and past it",
+        how: How::Guest("devices_model"),
+        seconds_max: 600,
     },
     Step {
         name: "foreign",

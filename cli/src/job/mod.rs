@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use siltstone::{Durability, Engine, Options};
 
+use crate::backend::Backend;
 use crate::size;
 use checkpoint::JobPosition;
 use error::JobError;
@@ -51,6 +52,9 @@ pub(crate) struct FlightsArgs {
     /// The state: a directory, or the file or device that is the volume
     #[arg(long, value_name = "PATH", default_value = "flights-store")]
     store: PathBuf,
+    /// How a device is driven
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
     /// The directory of the output files
     #[arg(long, value_name = "DIR", default_value = "flights-out")]
     output: PathBuf,
@@ -115,7 +119,8 @@ pub(crate) fn run(args: &FlightsArgs) -> Result<(), JobError> {
 fn options(args: &FlightsArgs) -> Options {
     let shards =
         args.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(4)));
-    Options::at(&args.store)
+    args.backend
+        .apply(Options::at(&args.store))
         .shards(shards)
         .memory(args.memory)
         .durability(Durability::Checkpoint)
@@ -149,5 +154,9 @@ fn delete_store(path: &Path) -> Result<(), JobError> {
         Err(siltstone::Error::Corruption(_) | siltstone::Error::Version { .. }) => {}
         Err(cause) => return Err(JobError::NotOurs { path: file, cause }),
     }
-    fs::remove_file(&file).map_err(|cause| JobError::Delete { path: file, cause })
+    if file.is_file() {
+        return fs::remove_file(&file).map_err(|cause| JobError::Delete { path: file, cause });
+    }
+    // A device stays, empty.
+    siltstone::format(&Options::at(path), 0, true).map_err(|cause| JobError::NotOurs { path: file, cause })
 }

@@ -92,7 +92,7 @@ fn open_device(options: &Options) -> Result<SharedDevice> {
     let exists = path.exists();
     if exists {
         let mode = if options.read_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
-        return Ok(SharedDevice::open(&path, mode)?);
+        return options.open_path(mode);
     }
     if options.read_only || !options.create {
         return Err(Error::NotFound(format!("there is no volume at {}", path.display())));
@@ -103,14 +103,14 @@ fn open_device(options: &Options) -> Result<SharedDevice> {
     // Before anything is created.
     check_shards(options.shards, options.key_groups)?;
     if given.is_dir() {
-        return Ok(SharedDevice::open(&path, OpenMode::Create)?);
+        return options.open_path(OpenMode::Create);
     }
     // A path that does not exist becomes a directory.
     std::fs::create_dir_all(given).map_err(|error| {
         let errno = error.raw_os_error().unwrap_or_default();
         siltstone_io::IoError::from_errno(siltstone_io::OpKind::Open, given, 0, 0, errno)
     })?;
-    Ok(SharedDevice::open(&options.place.path(), OpenMode::Create)?)
+    options.open_path(OpenMode::Create)
 }
 
 async fn open_on(options: &Options, shared: SharedDevice, handle: Handle) -> Result<Opened> {

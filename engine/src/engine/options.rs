@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use siltstone_io::{SharedDevice, SimClock, SimDisk};
+use siltstone_io::{DeviceKind, OpenMode, SharedDevice, SimClock, SimDisk};
 
 use crate::error::{Error, Result};
 
@@ -165,6 +165,7 @@ impl KeyspaceOptions {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub(crate) place: Place,
+    pub(crate) device_kind: Option<DeviceKind>,
     pub(crate) shards: usize,
     pub(crate) memory_bytes: usize,
     pub(crate) durability: Durability,
@@ -194,7 +195,10 @@ pub(crate) enum Place {
 }
 
 impl Options {
-    /// A volume in this file, or in the file `siltstone.vol` of this directory. A path that does not exist is made a directory.
+    /// A volume in this file or device, or in the file `siltstone.vol` of this directory. A path that does not exist is made a directory.
+    ///
+    /// How a device is driven is chosen when it is opened, and said in the log: a block device through the block layer, an NVMe character
+    /// device (`/dev/ng0n1`) past it, where that works. See [`device_kind`](Options::device_kind).
     pub fn at(path: impl AsRef<Path>) -> Options {
         Options::new(Place::Path(path.as_ref().to_path_buf()))
     }
@@ -207,6 +211,7 @@ impl Options {
     fn new(place: Place) -> Options {
         Options {
             place,
+            device_kind: None,
             shards: 1,
             memory_bytes: 256 << 20,
             durability: Durability::Sync,
@@ -228,6 +233,23 @@ impl Options {
             #[cfg(feature = "testing")]
             cache_frames_max: usize::MAX,
         }
+    }
+
+    /// Drives the path as this kind of device, and as no other: what is missing is an error. `/dev/nvme0n1` as
+    /// [`DeviceKind::NvmePassthrough`] is its namespace past the block layer. Default: the best that works.
+    #[must_use]
+    pub fn device_kind(mut self, kind: DeviceKind) -> Self {
+        self.device_kind = Some(kind);
+        self
+    }
+
+    /// Opens the path, which is there or may be created.
+    pub(crate) fn open_path(&self, mode: OpenMode) -> Result<SharedDevice> {
+        let path = self.place.path();
+        Ok(match self.device_kind {
+            Some(kind) => SharedDevice::open_as(&path, mode, kind)?,
+            None => SharedDevice::open(&path, mode)?,
+        })
     }
 
     /// How many shards (threads) serve the volume, 1 to 256 and at most as many as there are key groups. May differ from opening to opening. Default 1.

@@ -12,6 +12,7 @@
 //! the old end of the file makes durable too.
 
 mod attached;
+mod choose;
 mod file;
 mod geometry;
 pub(crate) mod nvme;
@@ -86,18 +87,27 @@ enum Kind {
 }
 
 impl SharedDevice {
-    /// Opens a file or block device (with the feature `nvme-passthrough` also an NVMe namespace, `/dev/ng0n1`) for direct I/O; where the filesystem has none (tmpfs), buffered, with a warning.
+    /// Opens a file, a block device or an NVMe namespace (`/dev/ng0n1`) in the best way that works, which it says in the log. Direct I/O;
+    /// where the filesystem has none (tmpfs), buffered, with a warning.
     ///
     /// Locks it (`flock`): exclusively for writers, shared for readers. A writer of a block device also excludes everything else that the
     /// kernel knows of (`O_EXCL`). What is held is tried again for two seconds, since a process that was killed may hold it for a moment
     /// longer; then it is an error with `EAGAIN` (another process of ours) or `EBUSY` (mounted, below a RAID, or opened exclusively).
     pub fn open(path: &Path, mode: OpenMode) -> Result<SharedDevice, IoError> {
-        let (kind, geometry) = match nvme::is_namespace(path) {
-            true => nvme::Namespace::open(path, mode).map(|(namespace, geometry)| (Kind::Nvme(namespace), geometry))?,
-            false => file::OpenFile::open(path, mode).map(|(file, geometry)| (Kind::File(file), geometry))?,
-        };
+        choose::open(path, mode, None).map(SharedDevice::opened)
+    }
+
+    /// The same as this kind of device and no other: `/dev/nvme0n1` as [`DeviceKind::NvmePassthrough`] is `/dev/ng0n1`, for instance.
+    ///
+    /// # Errors
+    /// Also where the path cannot be driven so: the error says what is missing.
+    pub fn open_as(path: &Path, mode: OpenMode, kind: DeviceKind) -> Result<SharedDevice, IoError> {
+        choose::open(path, mode, Some(kind)).map(SharedDevice::opened)
+    }
+
+    fn opened((kind, geometry): (Kind, Geometry)) -> SharedDevice {
         let len_bytes = AtomicU64::new(geometry.size_bytes);
-        Ok(SharedDevice::new(kind, geometry, len_bytes))
+        SharedDevice::new(kind, geometry, len_bytes)
     }
 
     /// Whether an executor must have a ring with wide entries to drive it.

@@ -34,6 +34,9 @@ use crate::{IoError, OpKind};
 /// How often an operation that makes no progress (EINTR, EAGAIN, ECANCELED) is tried again.
 const RETRIES_MAX: u8 = 64;
 
+/// The most that is discarded by one command: an NVMe command has 32 bits for the number of blocks, and a long one keeps the device from others.
+const DISCARD_BYTES_MAX: u64 = 1 << 30;
+
 /// In place of an error number: the simulated device has lost power.
 pub(crate) const POWER_LOST: i32 = i32::MIN;
 
@@ -171,6 +174,7 @@ impl Ops {
     pub(crate) fn start(&mut self, device: &Rc<Attached>, request: Request, class: Class) -> u32 {
         let piece_bytes_max = match request.buffer {
             Some(_) => u64::from(device.geometry().max_io_bytes),
+            None if request.kind == OpKind::Discard => DISCARD_BYTES_MAX,
             None => u64::MAX,
         };
         let piece = |at: u64| Piece {
@@ -497,6 +501,8 @@ impl Op {
             0 if is_command && transfers => left as i32,
             1.. if is_command && status.may_be_tried_again() => -libc::EAGAIN,
             1.. if is_command => -status.meaning().0,
+            // The kernel has not sent it. The memory is there: see `device/nvme`.
+            errno if is_command && errno == -libc::EFAULT => -libc::EAGAIN,
             result => result,
         };
         let error = match result {

@@ -17,6 +17,17 @@ pub fn run(command: &mut Command) -> Result<String, String> {
     }
 }
 
+/// The devices that `SILTSTONE_TEST_DEVICES` names, with commas between them. What is on them is destroyed.
+#[expect(clippy::disallowed_methods, reason = "tests are told by their environment where they may write")]
+pub fn named_devices() -> Vec<PathBuf> {
+    let named = std::env::var("SILTSTONE_TEST_DEVICES").unwrap_or_default();
+    let devices: Vec<PathBuf> = named.split(',').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
+    if devices.is_empty() {
+        eprintln!("skipped: SILTSTONE_TEST_DEVICES names no device");
+    }
+    devices
+}
+
 /// A loop device on a file.
 #[derive(Debug)]
 pub struct LoopDevice {

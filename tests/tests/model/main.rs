@@ -41,6 +41,15 @@ fn model_on_compressed_memory() {
     seeds::run("model_on_compressed_memory", 2, |seed| play_on(seed, Place::zram()));
 }
 
+#[test]
+fn model_on_the_devices_that_the_environment_names() {
+    for path in siltstone_io::testing::places::named_devices() {
+        for seed in 0..2 {
+            play(seed, Place::named(path.clone()), 250);
+        }
+    }
+}
+
 /// Devices need root; where there are none, that is said.
 fn play_on(seed: u64, place: Result<Place, String>) {
     match place {

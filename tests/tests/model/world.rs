@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::{Bound, Range};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ pub(crate) enum Place {
 pub(crate) enum BlockDevice {
     Loop(LoopDevice, #[expect(dead_code, reason = "the image goes with it")] TempDir),
     Zram(ZramDevice),
+    Named(PathBuf),
 }
 
 impl BlockDevice {
@@ -36,6 +37,7 @@ impl BlockDevice {
         match self {
             BlockDevice::Loop(device, _) => device.path(),
             BlockDevice::Zram(device) => device.path(),
+            BlockDevice::Named(path) => path,
         }
     }
 }
@@ -65,6 +67,12 @@ impl Place {
     /// A device in compressed memory; or why there is none.
     pub(crate) fn zram() -> std::result::Result<Place, String> {
         ZramDevice::new(DEVICE_BYTES).map(|device| Place::Device(BlockDevice::Zram(device)))
+    }
+
+    /// A device that is there, whatever is on it.
+    pub(crate) fn named(path: PathBuf) -> Place {
+        siltstone::format(&Options::at(&path), 0, true).expect("the device can be formatted");
+        Place::Device(BlockDevice::Named(path))
     }
 
     pub(crate) fn takes_operators(&self) -> bool {

@@ -29,10 +29,10 @@ wipe() {
     blkdiscard $1
 }
 
-# The flights job: its outputs are those of the host.
+# job STORE ARGUMENT...: the flights job; its outputs are those of the host.
 job() {
     rm -rf /tmp/out
-    siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M --checkpoint-every 5000
+    siltstone job flights --input /data/flights.csv --store "$@" --output /tmp/out --shards 2 --memory 64M --checkpoint-every 5000
     (cd /tmp/out && sha256sum -c /data/outputs.sha256)
     siltstone verify "$1"
 }
@@ -62,9 +62,32 @@ job_on_device() {
     job $1
 }
 
+# job_on_namespace NAME: the device past the block layer, by its own name and by that of the block device; read through the block layer.
+job_on_namespace() {
+    wipe /dev/nvme$1
+    job /dev/ng$1
+    siltstone verify /dev/nvme$1
+    wipe /dev/nvme$1
+    job /dev/nvme$1 --backend nvme
+    siltstone info /dev/ng$1 | grep -q "past the block layer"
+    siltstone info /dev/nvme$1 | grep -q "a block device"
+}
+
+# devices_model: io's device tests, and the engine against the model, on all namespaces, through the block layer and past it.
+devices_model() {
+    export SILTSTONE_TEST_DEVICES=/dev/nvme0n1,/dev/nvme0n2,/dev/ng0n1,/dev/ng0n2
+    block_devices the_devices_that_the_environment_names --nocapture
+    model model_on_the_devices_that_the_environment_names --nocapture
+}
+
 job_killed_on_device() {
     wipe $1
     job_killed $1
+}
+
+job_killed_on_namespace() {
+    wipe /dev/nvme$1
+    job_killed /dev/ng$1
 }
 
 # on FILESYSTEM DEVICE COMMAND...: with such a filesystem mounted at /mnt, which is the folder for temporary files too.
