@@ -141,6 +141,9 @@ impl Shard {
     /// Takes this shard's part of the checkpoint that ends an epoch, and waits until it is durable.
     async fn take_part(self: &Rc<Self>, epoch: Epoch) -> Result<()> {
         self.check_writable()?;
+        if self.is_closing() {
+            return Err(Error::Closed);
+        }
         self.open_current_epoch();
         self.mark_barrier(epoch);
         if self.id.0 > 0 && mutant!(CheckpointCommitsEarly) {

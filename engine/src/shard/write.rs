@@ -229,8 +229,8 @@ impl Shard {
     #[inline]
     pub(crate) fn open_current_epoch(&self) {
         let current = self.gate.current();
-        // A shard that cannot write any more flushes nothing, and so ends no epoch.
-        if current > self.memtables.epoch() && !self.is_poisoned() {
+        // A shard that cannot write any more flushes nothing, and so ends no epoch. It takes no writes, so it needs no memtable for them.
+        if current > self.memtables.epoch() && !self.is_poisoned() && !self.is_closing() {
             self.barrier_watermark_ms.set(self.watermark_ms());
             self.rotate(current);
             // Who waits may have become a straggler.
