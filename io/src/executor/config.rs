@@ -61,6 +61,30 @@ impl Default for Budget {
     }
 }
 
+/// What of all background classes together may be with the device at once, through one executor. What is more waits in the executor, where a
+/// foreground operation overtakes it; in the device it cannot, and waits behind what was sent before it. One background operation always
+/// goes, however small the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoBudget {
+    /// Bytes of reads and writes, at most.
+    pub background_bytes_max: u64,
+    /// Operations after splitting, at most.
+    pub background_ops_max: u32,
+}
+
+impl IoBudget {
+    /// No limit: background operations go to the device as they come.
+    pub const UNLIMITED: IoBudget = IoBudget { background_bytes_max: u64::MAX, background_ops_max: u32::MAX };
+}
+
+impl Default for IoBudget {
+    /// For a device that nobody has measured: eight transfers of 512 KiB, or 32 commands of any size. That keeps a device of a GB/s busy, and a foreground read
+    /// waits for at most about four milliseconds behind it.
+    fn default() -> IoBudget {
+        IoBudget { background_bytes_max: 4 << 20, background_ops_max: 32 }
+    }
+}
+
 /// Which threads turn the executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driving {
@@ -84,6 +108,8 @@ pub struct ExecutorConfig {
     pub spin_us: u32,
     /// How the background's time is divided between flush, compaction and checkpoint while all have work.
     pub background_weights: [u32; 3],
+    /// How much I/O of flush, compaction and checkpoint may be with the device at once.
+    pub io_budget: IoBudget,
     /// Names it in logs.
     pub name: String,
     /// With a seed, what has no order (ready tasks of one class, timers of one deadline, completions that a simulation makes due at
@@ -99,6 +125,7 @@ impl Default for ExecutorConfig {
             wide_entries: false,
             spin_us: 0,
             background_weights: [4, 2, 1],
+            io_budget: IoBudget::default(),
             name: "executor".to_owned(),
             schedule_seed: None,
         }

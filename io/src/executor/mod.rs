@@ -32,7 +32,7 @@ mod timer;
 mod loom_models;
 
 pub(crate) use self::core::Core;
-pub use config::{Backend, Budget, Class, Driving, ExecutorConfig, Turn};
+pub use config::{Backend, Budget, Class, Driving, ExecutorConfig, IoBudget, Turn};
 pub use handle::Handle;
 pub use ops::{BufferOperation, ControlOperation, IoStats};
 pub(crate) use ops::{Driver, POWER_LOST, Request, Transfer};
