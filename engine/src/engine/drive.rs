@@ -42,7 +42,7 @@ pub struct ShardSeed {
     backend: Backend,
     schedule_seed: Option<u64>,
     spin_us: u32,
-    io_budget: Option<IoBudget>,
+    io_budget: IoBudget,
 }
 
 /// A running shard and its executor, driven by its owner: turn by turn, or until a future is done.
@@ -90,7 +90,7 @@ impl ShardSeed {
             spin_us: self.spin_us,
             name: format!("shard {}", self.plan.id),
             schedule_seed: self.schedule_seed,
-            io_budget: self.io_budget.unwrap_or_default(),
+            io_budget: self.io_budget,
             wide_entries: self.plan.parts.device().needs_wide_entries(),
             ..ExecutorConfig::default()
         };
@@ -255,7 +255,8 @@ fn assemble(options: &Options, opened: Opened) -> (Arc<EngineShared>, Vec<ShardS
             Place::Simulated(disk, _) => Some(disk.schedule_seed()),
         };
         let backend = backend(&options.place);
-        let (spin_us, io_budget) = (options.spin_us, options.io_budget);
+        let spin_us = options.spin_us;
+        let io_budget = options.io_budget.unwrap_or_else(|| IoBudget::default().divided(options.shards as u32));
         seeds.push(ShardSeed { plan, inbox, backend, schedule_seed, spin_us, io_budget });
     }
     let keyspaces: BTreeMap<String, Keyspace> = keyspaces

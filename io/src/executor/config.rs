@@ -75,13 +75,27 @@ pub struct IoBudget {
 impl IoBudget {
     /// No limit: background operations go to the device as they come.
     pub const UNLIMITED: IoBudget = IoBudget { background_bytes_max: u64::MAX, background_ops_max: u32::MAX };
+
+    /// The budget of one of several executors that share a device which bears this one. Not less than one large transfer or four small ones:
+    /// seldom do all of them have background work at a time.
+    #[must_use]
+    pub fn divided(self, executors: u32) -> IoBudget {
+        let executors = executors.max(1);
+        IoBudget {
+            background_bytes_max: (self.background_bytes_max / u64::from(executors))
+                .max(512 << 10)
+                .min(self.background_bytes_max),
+            background_ops_max: (self.background_ops_max / executors).max(4).min(self.background_ops_max),
+        }
+    }
 }
 
 impl Default for IoBudget {
-    /// For a device that nobody has measured: eight transfers of 512 KiB, or 32 commands of any size. That keeps a device of a GB/s busy, and a foreground read
-    /// waits for at most about four milliseconds behind it.
+    /// For a device that nobody has measured: four transfers of 512 KiB, or 32 commands of any size. Where it was measured (a virtual disk of 2.5 GB/s) that
+    /// leaves the background four fifths to nine tenths of the bandwidth, and a foreground read takes 0.9 ms instead of 6
+    /// (`docs/adr/0010-io-scheduling.md`); at 500 MB/s it waits for 4 ms at most.
     fn default() -> IoBudget {
-        IoBudget { background_bytes_max: 4 << 20, background_ops_max: 32 }
+        IoBudget { background_bytes_max: 2 << 20, background_ops_max: 32 }
     }
 }
 

@@ -49,12 +49,16 @@ pub struct IoStats {
     pub reads: u64,
     /// Bytes read.
     pub read_bytes: u64,
+    /// The same by the classes of the operations; each at the index that the class is as a number.
+    pub read_bytes_by_class: [u64; Class::COUNT],
     /// Completed writes.
     pub writes: u64,
     /// Bytes written.
     pub written_bytes: u64,
     /// The same by their placements, in the order of [`Placement::ALL`].
     pub written_bytes_by_placement: [u64; Placement::ALL.len()],
+    /// The same by the classes of the operations; each at the index that the class is as a number.
+    pub written_bytes_by_class: [u64; Class::COUNT],
     /// Completed flushes.
     pub flushes: u64,
     /// Completed discards.
@@ -383,10 +387,12 @@ impl Ops {
             (None, OpKind::Read) => {
                 self.stats.reads += 1;
                 self.stats.read_bytes += op.len;
+                self.stats.read_bytes_by_class[op.class as usize] += op.len;
             }
             (None, OpKind::Write) => {
                 self.stats.writes += 1;
                 self.stats.written_bytes += op.len;
+                self.stats.written_bytes_by_class[op.class as usize] += op.len;
                 if let Some(placement) = op.placement {
                     self.stats.written_bytes_by_placement[placement as usize] += op.len;
                 }

@@ -393,6 +393,16 @@ mod tests {
     }
 
     #[test]
+    fn a_divided_budget_lets_each_do_something_and_none_more_than_all() {
+        let whole = IoBudget { background_bytes_max: 2 << 20, background_ops_max: 32 };
+        assert_eq!(whole.divided(1), whole);
+        assert_eq!(whole.divided(2), IoBudget { background_bytes_max: 1 << 20, background_ops_max: 16 });
+        assert_eq!(whole.divided(100), IoBudget { background_bytes_max: 512 << 10, background_ops_max: 4 });
+        let least = IoBudget { background_bytes_max: 4096, background_ops_max: 1 };
+        assert_eq!(least.divided(7), least);
+    }
+
+    #[test]
     fn classes_that_always_wait_share_by_their_weights() {
         let mut queue = queue(BLOCK, 1);
         let mut counts = [0; 3];
