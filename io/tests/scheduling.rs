@@ -140,7 +140,7 @@ fn a_device_in_a_class_ignores_the_class_of_the_task() {
     });
     drain(&mut executor);
     assert_eq!(done_us.get(), LATENCY_US);
-    assert_eq!(executor.handle().io_stats().written_bytes_by_class, [0, 0, 10 * 64 << 10, 0]);
+    assert_eq!(executor.handle().io_stats().written_bytes_by_class, [0, 0, 640 << 10, 0]);
 }
 
 #[test]
