@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use siltstone_io::IoBudget;
 
 use crate::engines::EngineKind;
 use crate::workload::Workload;
@@ -21,6 +22,8 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Measure random 4 KiB direct reads of a file: a bare ring at several depths, and pread.
     Io(IoArgs),
+    /// Measure random 4 KiB reads beside a background that reads and writes large blocks, for several budgets of background I/O.
+    Interference(InterferenceArgs),
     /// One run of one engine; `compare` starts these.
     #[command(hide = true)]
     Child {
@@ -95,6 +98,47 @@ pub(crate) struct IoArgs {
     pub(crate) seed: u64,
 }
 
+#[derive(Args)]
+pub(crate) struct InterferenceArgs {
+    /// The file: made, and removed at the end.
+    #[arg(long)]
+    pub(crate) file: PathBuf,
+    /// Its size.
+    #[arg(long, value_parser = parse_size, default_value = "512M")]
+    pub(crate) size: u64,
+    /// Bytes of each background operation.
+    #[arg(long, value_parser = parse_size, default_value = "512K")]
+    pub(crate) block: u64,
+    /// Foreground reads in flight, measured one after another.
+    #[arg(long, value_delimiter = ',', default_value = "1,8")]
+    pub(crate) depths: Vec<usize>,
+    /// Background tasks, each with one operation at a time.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) background_depth: usize,
+    /// What the background may have with the device: bytes and operations, such as `4M:32`, or `none` for no limit.
+    #[arg(long, value_parser = parse_budget, value_delimiter = ',', default_value = "none,16M:64,8M:32,4M:32,2M:32,1M:32,512K:32")]
+    pub(crate) budgets: Vec<IoBudget>,
+    /// Seconds for each measurement.
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) seconds: f64,
+    /// Rounds; the table shows medians.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) rounds: u32,
+    /// The seed of the offsets.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// Parses `4M:32`: bytes and operations; `none` is no limit.
+fn parse_budget(text: &str) -> Result<IoBudget, String> {
+    if text == "none" {
+        return Ok(IoBudget::UNLIMITED);
+    }
+    let (bytes, operations) = text.split_once(':').ok_or_else(|| format!("{text:?} is not BYTES:OPERATIONS"))?;
+    let background_ops_max = operations.parse().map_err(|_| format!("{operations:?} is not a number"))?;
+    Ok(IoBudget { background_bytes_max: parse_size(bytes)?, background_ops_max })
+}
+
 /// Parses `4096`, `64K`, `128M`, `128MiB`, `2G`: binary multiples.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -124,6 +168,13 @@ mod tests {
         assert!(parse_size("M").is_err());
         assert!(parse_size("1x").is_err());
         assert!(parse_size("99999999999G").is_err());
+    }
+
+    #[test]
+    fn budgets_are_bytes_and_operations() {
+        assert_eq!(parse_budget("none"), Ok(IoBudget::UNLIMITED));
+        assert_eq!(parse_budget("2M:8"), Ok(IoBudget { background_bytes_max: 2 << 20, background_ops_max: 8 }));
+        assert!(parse_budget("2M").is_err() && parse_budget("2M:x").is_err() && parse_budget("x:1").is_err());
     }
 
     #[test]

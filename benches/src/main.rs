@@ -3,6 +3,7 @@
 //! `compare` runs the engines interleaved, round by round, and prints medians and ratios. Each run of an engine is a
 //! process of its own (this binary again), so that CPU time, device traffic and peak memory are that engine's alone and no
 //! allocator or cache state is left over from its neighbour. `io` measures the limit under them: random reads by a bare ring.
+//! `interference` measures what reads suffer from a background that is busy.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -12,10 +13,12 @@
 //! | `measure` | clock, latency recorder, CPU, device bytes, memory, space |
 //! | `compare` | the rounds: parent, child process, medians, table |
 //! | `ring` | the bare ring and `pread` |
+//! | `interference` | reads beside a busy background |
 
 mod cli;
 mod compare;
 mod engines;
+mod interference;
 mod measure;
 mod ring;
 mod workload;
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match cli::Cli::parse().command {
         cli::Command::Compare(args) => compare::run(&args),
         cli::Command::Io(args) => ring::run(&args),
+        cli::Command::Interference(args) => interference::run(&args),
         cli::Command::Child { job } => compare::run_child(&job),
     };
     match outcome {

@@ -39,7 +39,7 @@ pub use engine::{
 pub use error::{Corruption, Error, Result};
 pub use read::ValueRef;
 pub use shard::{Entry, LocalShard, Scan, ScanRange, ShardStats, Snapshot, WriteBatch};
-pub use siltstone_io::{Budget, DeviceKind, Discard, Geometry, IoError, SimClock, SimDisk, SimOptions, Turn};
+pub use siltstone_io::{Budget, DeviceKind, Discard, Geometry, IoBudget, IoError, SimClock, SimDisk, SimOptions, Turn};
 pub use types::{Epoch, KeyGroup, KeyspaceId, SeqNo, ShardId};
 
 /// The README's example, so that it stays true.

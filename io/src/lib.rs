@@ -38,8 +38,8 @@ pub use clock::SimClock;
 pub use device::{Device, DeviceKind, Discard, Geometry, OpenMode, Placement, SharedDevice, WriteDurability};
 pub use error::{IoError, OpKind};
 pub use executor::{
-    Backend, Budget, BufferOperation, Class, ControlOperation, Driving, Executor, ExecutorConfig, Handle, IoStats,
-    RemoteWake, Sleep, Turn,
+    Backend, Budget, BufferOperation, Class, ControlOperation, Driving, Executor, ExecutorConfig, Handle, IoBudget,
+    IoStats, RemoteWake, Sleep, Turn,
 };
 pub use random::{Random, entropy};
 pub use sim::{Damage, SIM_FAULT_KINDS, SimDisk, SimFaults, SimOptions, SimStats, Told};

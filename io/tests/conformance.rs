@@ -108,6 +108,28 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
+fn what_was_written_is_told_by_placement_and_what_was_discarded_in_bytes() {
+    everywhere(|executor, shared| {
+        let device = executor.handle().attach(shared).unwrap();
+        executor.block_on(async {
+            device.allocate(0, 4 * MIB).await.unwrap();
+            for (placement, len) in Placement::ALL.into_iter().zip([4096, 8192, 16384, MIB as usize]) {
+                let written = device.write(0, Buffer::heap(len), 0..len, WriteDurability::Cached, placement);
+                written.await.0.unwrap();
+            }
+            let written = device.write(0, Buffer::heap(4096), 0..4096, WriteDurability::Cached, Placement::Wal);
+            written.await.0.unwrap();
+            device.discard(MIB, 2 * MIB).await.unwrap();
+            device.discard(0, 65536).await.unwrap();
+        });
+        let stats = executor.handle().io_stats();
+        assert_eq!(Placement::ALL.map(|placement| stats.written_bytes_of(placement)), [4096, 12288, 16384, MIB]);
+        assert_eq!(stats.written_bytes, stats.written_bytes_by_placement.iter().sum());
+        assert_eq!((stats.discards, stats.discarded_bytes), (2, 2 * MIB + 65536));
+    });
+}
+
+#[test]
 fn large_transfers_are_split_and_joined() {
     everywhere(|executor, shared| {
         let device = executor.handle().attach(shared).unwrap();

@@ -15,7 +15,7 @@ use std::thread::{JoinHandle, Thread};
 
 use siltstone_io::sync::{AtomicBool, AtomicU32, Ordering};
 use siltstone_io::{
-    Backend, Baton, Budget, Class, Driving, Executor, ExecutorConfig, Pump, RemoteWake, Turn, spawn_pinned,
+    Backend, Baton, Budget, Class, Driving, Executor, ExecutorConfig, IoBudget, Pump, RemoteWake, Turn, spawn_pinned,
 };
 
 use crate::checkpoint::CheckpointInfo;
@@ -42,6 +42,7 @@ pub struct ShardSeed {
     backend: Backend,
     schedule_seed: Option<u64>,
     spin_us: u32,
+    io_budget: IoBudget,
 }
 
 /// A running shard and its executor, driven by its owner: turn by turn, or until a future is done.
@@ -89,6 +90,7 @@ impl ShardSeed {
             spin_us: self.spin_us,
             name: format!("shard {}", self.plan.id),
             schedule_seed: self.schedule_seed,
+            io_budget: self.io_budget,
             wide_entries: self.plan.parts.device().needs_wide_entries(),
             ..ExecutorConfig::default()
         };
@@ -253,7 +255,9 @@ fn assemble(options: &Options, opened: Opened) -> (Arc<EngineShared>, Vec<ShardS
             Place::Simulated(disk, _) => Some(disk.schedule_seed()),
         };
         let backend = backend(&options.place);
-        seeds.push(ShardSeed { plan, inbox, backend, schedule_seed, spin_us: options.spin_us });
+        let spin_us = options.spin_us;
+        let io_budget = options.io_budget.unwrap_or_else(|| IoBudget::default().divided(options.shards as u32));
+        seeds.push(ShardSeed { plan, inbox, backend, schedule_seed, spin_us, io_budget });
     }
     let keyspaces: BTreeMap<String, Keyspace> = keyspaces
         .into_iter()

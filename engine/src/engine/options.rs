@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use siltstone_io::{DeviceKind, OpenMode, SharedDevice, SimClock, SimDisk};
+use siltstone_io::{DeviceKind, IoBudget, OpenMode, SharedDevice, SimClock, SimDisk};
 
 use crate::error::{Error, Result};
 
@@ -182,6 +182,7 @@ pub struct Options {
     pub(crate) create: bool,
     pub(crate) spin_us: u32,
     pub(crate) pin_cpus: bool,
+    pub(crate) io_budget: Option<IoBudget>,
     #[cfg(feature = "testing")]
     pub(crate) recorder: Option<siltstone_io::testing::Recorder>,
     #[cfg(feature = "testing")]
@@ -228,6 +229,7 @@ impl Options {
             create: true,
             spin_us: 20,
             pin_cpus: false,
+            io_budget: None,
             #[cfg(feature = "testing")]
             recorder: None,
             #[cfg(feature = "testing")]
@@ -361,6 +363,14 @@ impl Options {
     #[must_use]
     pub fn pin_cpus(mut self, pin: bool) -> Self {
         self.pin_cpus = pin;
+        self
+    }
+
+    /// How much I/O of flush, compaction and checkpoint each shard may have with the device at once: less makes reads wait for less, more moves
+    /// more. Default: [`IoBudget::default`] for the device, [divided](IoBudget::divided) by the shards.
+    #[must_use]
+    pub fn io_budget(mut self, budget: IoBudget) -> Self {
+        self.io_budget = Some(budget);
         self
     }
 

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use siltstone_io::{Budget, SimClock, SimDisk, SimOptions, Turn};
+use siltstone_io::{Budget, Class, IoBudget, IoStats, Placement, SimClock, SimDisk, SimOptions, Turn};
 
 use super::*;
 use crate::shard::ScanRange;
@@ -103,6 +103,12 @@ impl Node {
         }
     }
 
+    fn io_stats(&mut self) -> IoStats {
+        let shared = Arc::clone(&self.engine.shared);
+        let stats = shared.on_every_shard(|shard| async move { shard.handle.io_stats() });
+        self.run(stats).remove(0).unwrap()
+    }
+
     fn close(mut self) {
         let engine = self.engine.clone();
         self.run(engine.close()).unwrap();
@@ -120,6 +126,36 @@ fn value(key: u8, version: u8) -> Vec<u8> {
     let mut value = vec![version; if key % 10 == 7 { 5000 } else { 300 }];
     value[0] = key;
     value
+}
+
+/// The log and the manifest, which all wait for, are foreground's whoever writes them; SSTs belong to the task that writes them. With the least
+/// budget there is, everything comes to its end.
+#[test]
+fn each_write_is_of_the_class_of_those_who_wait_for_it() {
+    let world = World::new();
+    let least = IoBudget { background_bytes_max: 0, background_ops_max: 0 };
+    let mut node = world.open(world.options().memtable_bytes(16 << 10).table_bytes(32 << 10).io_budget(least));
+    let (engine, mut model) = (node.engine.clone(), Model::new());
+    for version in 0..6 {
+        for key in 0..KEYS {
+            node.put(&mut model, key, value(key, version));
+        }
+        node.run(engine.flush()).unwrap();
+    }
+    let before = node.io_stats();
+    node.run(engine.compact()).unwrap();
+    node.run(engine.checkpoint("cut", Vec::new())).unwrap();
+    let stats = node.io_stats();
+    let [metadata, wal, level_0, deep] = Placement::ALL.map(|placement| stats.written_bytes_of(placement));
+    assert!(wal > 0 && level_0 > 0 && deep > 0 && metadata > before.written_bytes_of(Placement::Metadata));
+    assert_eq!(stats.written_bytes_by_class, [metadata + wal, level_0, deep, 0]);
+    let read = stats.read_bytes_by_class;
+    assert!(read[Class::Compaction as usize] > 0 && read[Class::Flush as usize] == 0, "{read:?}");
+    node.expect(&model);
+    let read_since = node.io_stats().read_bytes_by_class;
+    assert!(read_since[Class::Foreground as usize] > read[Class::Foreground as usize]);
+    assert_eq!(read_since[Class::Compaction as usize], read[Class::Compaction as usize]);
+    node.close();
 }
 
 /// Puts, deletes, batches, reads of all kinds from memtables and SSTs, guards and scans held across flush and compaction, a checkpoint, a

@@ -91,6 +91,8 @@ struct Sealed {
 impl LogWriter {
     /// Begins a new log. It exists once something durable refers to its [`LogWriter::head`].
     pub(crate) async fn create(volume: Volume, placement: Placement) -> Result<LogWriter> {
+        // Whoever appends next waits for this one's turn, of whatever class they are.
+        let volume = volume.urgent();
         let first = volume.allocate_extent(placement).await?;
         let second = match volume.allocate_extent(placement).await {
             Ok(second) => second,

@@ -161,6 +161,8 @@ impl Manifest {
         generation: u64,
         page: usize,
     ) -> Result<Manifest> {
+        // Flush, compaction and checkpoints wait for each other's edits.
+        let volume = volume.urgent();
         let (log, snapshot_bytes) = write_snapshot(&volume, &state).await?;
         let root = Root { generation, shard: state.shard, head: log.head() };
         write_root(&volume, root_extent, &root, page).await?;

@@ -1,7 +1,8 @@
 //! Blocks of SSTs, from the cache or by one device read.
 //!
 //! A miss takes a frame from the cache, reads the block into it, verifies checksum, address and structure once, and hands the frame
-//! to the cache. Whoever asks for the same block meanwhile waits for that read. Streaming readers (compaction) read many
+//! to the cache. Whoever asks for the same block meanwhile waits for that read, which is therefore a foreground read even where compaction
+//! was the first to ask. Streaming readers (compaction) read many
 //! blocks at a time into a buffer of their own and leave the cache alone.
 //!
 //! # Invariants
@@ -31,7 +32,8 @@ const STREAM_BYTES: usize = 256 << 10;
 pub(crate) struct BlockReader {
     shard: u16,
     volume: Volume,
-    device: Device,
+    /// For reads that others may wait for.
+    shared: Device,
     handle: Handle,
     cache: PageCache<Buffer>,
     fetches: RefCell<FxHashMap<BlockKey, Rc<Fetch>>>,
@@ -80,8 +82,8 @@ impl Drop for FetchGuard<'_> {
 
 impl BlockReader {
     pub(crate) fn new(shard: u16, volume: Volume, handle: Handle, cache: PageCache<Buffer>) -> Rc<Self> {
-        let device = volume.device().clone();
-        Rc::new(BlockReader { shard, volume, device, handle, cache, fetches: RefCell::default(), reads: Cell::new(0) })
+        let shared = volume.device().in_class(Class::Foreground);
+        Rc::new(BlockReader { shard, volume, shared, handle, cache, fetches: RefCell::default(), reads: Cell::new(0) })
     }
 
     pub(crate) fn cache(&self) -> &PageCache<Buffer> {
@@ -150,7 +152,7 @@ impl BlockReader {
         // Where all frames are pinned, the block lives outside the cache for as long as it is used.
         let frame = if bytes == self.page_bytes() { self.cache.frame() } else { None };
         let frame = frame.unwrap_or_else(|| Buffer::heap(bytes));
-        let buffer = self.read_pages(table.file(), handle.page, handle.pages, frame).await?;
+        let buffer = self.read_pages(&self.shared, table.file(), handle.page, handle.pages, frame).await?;
         let id = self.table_id(table);
         table::verify_block(&id, kind, &handle, self.page_bytes(), &buffer[..bytes])
             .map_err(|error| self.located(error, table.file(), handle.page))?;
@@ -162,7 +164,14 @@ impl BlockReader {
     }
 
     /// Reads pages of an SST into the front of a buffer.
-    async fn read_pages(&self, file: &SstFile, page: u32, pages: u32, mut buffer: Buffer) -> Result<Buffer> {
+    async fn read_pages(
+        &self,
+        device: &Device,
+        file: &SstFile,
+        page: u32,
+        pages: u32,
+        mut buffer: Buffer,
+    ) -> Result<Buffer> {
         if page.checked_add(pages).is_none_or(|end| end > file.pages()) {
             let reason = format!("pages {page}..+{pages} of an SST of {} pages", file.pages());
             return Err(Error::corruption("block handle", reason).located(self.shard, 0));
@@ -171,7 +180,7 @@ impl BlockReader {
         let first = runs.next();
         self.reads.set(self.reads.get() + 1);
         if let (Some((offset, bytes)), None) = (first, runs.next()) {
-            let (result, buffer) = self.device.read(offset, buffer, bytes).await;
+            let (result, buffer) = device.read(offset, buffer, bytes).await;
             result?;
             return Ok(buffer);
         }
@@ -179,7 +188,7 @@ impl BlockReader {
         // A block that crosses extents: rare (large entries, streaming), so a copy is in order.
         let mut at = 0;
         for (offset, bytes) in file.runs(page..page + pages) {
-            let (result, piece) = self.device.read(offset, Buffer::heap(bytes), bytes).await;
+            let (result, piece) = device.read(offset, Buffer::heap(bytes), bytes).await;
             result?;
             buffer[at..at + bytes].copy_from_slice(&piece[..bytes]);
             at += bytes;
@@ -195,7 +204,8 @@ impl BlockReader {
         let id = self.table_id(table);
         let meta = table.meta();
         let footer_page = meta.pages - 1;
-        let buffer = self.read_pages(table.file(), footer_page, 1, Buffer::heap(self.page_bytes())).await?;
+        let device = self.volume.device();
+        let buffer = self.read_pages(device, table.file(), footer_page, 1, Buffer::heap(self.page_bytes())).await?;
         let footer = table::decode_footer(
             &id,
             self.page_bytes(),
@@ -206,7 +216,7 @@ impl BlockReader {
         .map_err(|error| self.located(error, table.file(), footer_page))?;
         let handle = footer.directory;
         let bytes = handle.pages as usize * self.page_bytes();
-        let buffer = self.read_pages(table.file(), handle.page, handle.pages, Buffer::heap(bytes)).await?;
+        let buffer = self.read_pages(device, table.file(), handle.page, handle.pages, Buffer::heap(bytes)).await?;
         let directory = Directory::decode(&id, &handle, self.page_bytes(), &buffer[..bytes])
             .map_err(|error| self.located(error, table.file(), handle.page))?;
         let directory = Rc::new(directory);
@@ -303,7 +313,7 @@ impl Stream {
         let (reader, table, task) = (Rc::clone(&self.reader), Rc::clone(&self.table), Rc::clone(&fetch));
         self.reader.handle.spawn(self.class, async move {
             let buffer = reader.volume.buffer(pages as usize * reader.page_bytes());
-            let result = reader.read_pages(table.file(), first_page, pages, buffer).await;
+            let result = reader.read_pages(reader.volume.device(), table.file(), first_page, pages, buffer).await;
             *task.result.borrow_mut() = Some(result);
             task.done.notify_all();
         });

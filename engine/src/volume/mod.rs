@@ -54,7 +54,7 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use siltstone_io::sync::{AtomicU64, Ordering, SegQueue};
-use siltstone_io::{Buffer, BufferPool, Device, Handle, Placement, SharedDevice};
+use siltstone_io::{Buffer, BufferPool, Class, Device, Handle, Placement, SharedDevice};
 
 use self::extents::ExtentMap;
 pub(crate) use self::probe::{Probe, damaged_copies, holds, probe, wipe, write_superblock};
@@ -229,11 +229,11 @@ impl VolumeParts {
 #[derive(Clone)]
 pub(crate) struct Volume {
     inner: Rc<Inner>,
+    device: Device,
 }
 
 struct Inner {
     parts: VolumeParts,
-    device: Device,
     handle: Handle,
     pool: Option<BufferPool>,
     /// The extent that each placement got last: the next one is its neighbour where that is free.
@@ -245,7 +245,12 @@ impl Volume {
     /// The volume for the shard of this executor. Buffers of large writes come from the pool while it has some.
     pub(crate) fn new(parts: VolumeParts, device: Device, handle: Handle, pool: Option<BufferPool>) -> Volume {
         let last = std::array::from_fn(|_| Cell::new(None));
-        Volume { inner: Rc::new(Inner { parts, device, handle, pool, last, recycled: RefCell::default() }) }
+        Volume { inner: Rc::new(Inner { parts, handle, pool, last, recycled: RefCell::default() }), device }
+    }
+
+    /// The same volume for what tasks of all classes wait for, such as a log: its I/O is foreground's, whichever task does it.
+    pub(crate) fn urgent(&self) -> Volume {
+        Volume { inner: Rc::clone(&self.inner), device: self.device.in_class(Class::Foreground) }
     }
 
     /// What the shards share.
@@ -257,7 +262,7 @@ impl Volume {
     /// The shard's attachment to the device.
     #[inline]
     pub(crate) fn device(&self) -> &Device {
-        &self.inner.device
+        &self.device
     }
 
     /// The shard's executor.
@@ -278,12 +283,12 @@ impl Volume {
     /// it durable, though it succeed. So from then on all of them fail.
     pub(crate) async fn flush(&self) -> Result<()> {
         let failed = &self.inner.parts.shared.failed_flush;
-        let flushed = self.inner.device.flush().await;
+        let flushed = self.device.flush().await;
         if flushed.is_err() && mutant!(FlushFailureIgnored) {
             return Ok(());
         }
         if flushed.is_err() && mutant!(FailedFlushTriedAgain) {
-            return Ok(self.inner.device.flush().await?);
+            return Ok(self.device.flush().await?);
         }
         if let Err(error) = flushed {
             self.no_flush_any_more(&error.into());
@@ -338,7 +343,7 @@ impl Volume {
         };
         let lease = Lease::new(parts.clone());
         lease.add(extent);
-        match self.inner.device.allocate(parts.offset(extent), u64::from(parts.extent_bytes())).await {
+        match self.device.allocate(parts.offset(extent), u64::from(parts.extent_bytes())).await {
             Ok(()) => {
                 lease.take();
                 Ok(extent)
@@ -365,7 +370,7 @@ impl Volume {
             if freed_early {
                 run.iter().for_each(|&extent| parts.shared.map.free(extent));
             }
-            if let Err(error) = self.inner.device.discard(parts.offset(run[0]), bytes).await {
+            if let Err(error) = self.device.discard(parts.offset(run[0]), bytes).await {
                 tracing::warn!(%error, "space of a freed extent could not be given back to the device");
             }
             if !freed_early {
@@ -378,7 +383,7 @@ impl Volume {
     pub(crate) async fn recycle_extents(&self, mut extents: Vec<ExtentId>) {
         {
             // Not those whose space a crash has taken back: to write there would need an allocation after all.
-            let (parts, len_bytes) = (&self.inner.parts, self.inner.device.len_bytes());
+            let (parts, len_bytes) = (&self.inner.parts, self.device.len_bytes());
             let whole = |extent: ExtentId| parts.offset(extent) + u64::from(parts.extent_bytes()) <= len_bytes;
             let mut recycled = self.inner.recycled.borrow_mut();
             extents.retain(|&extent| {

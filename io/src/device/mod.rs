@@ -31,7 +31,7 @@ pub(crate) use attached::{Attached, Target};
 pub use geometry::{DeviceKind, Discard, Geometry};
 
 use crate::buffer::Buffer;
-use crate::executor::{BufferOperation, ControlOperation, Core, Request};
+use crate::executor::{BufferOperation, Class, ControlOperation, Core, Request};
 use crate::sim::SimDisk;
 use crate::{IoError, OpKind};
 
@@ -66,6 +66,11 @@ pub enum Placement {
     Level0,
     /// Deeper levels.
     Deep,
+}
+
+impl Placement {
+    /// All of them; each at the index that it is as a number.
+    pub const ALL: [Placement; 4] = [Placement::Metadata, Placement::Wal, Placement::Level0, Placement::Deep];
 }
 
 /// An open device, to be shared by executors.
@@ -202,12 +207,20 @@ impl SharedDevice {
 pub struct Device {
     core: Rc<Core>,
     attached: Rc<Attached>,
+    class: Option<Class>,
 }
 
 impl Device {
     pub(crate) fn attach(core: Rc<Core>, shared: &SharedDevice) -> Result<Device, IoError> {
         let attached = Rc::new(Attached::new(&core, shared)?);
-        Ok(Device { core, attached })
+        Ok(Device { core, attached, class: None })
+    }
+
+    /// The same device, but its operations are of this class, whatever the class of the task that starts them: for what tasks of other
+    /// classes wait for, too.
+    #[must_use]
+    pub fn in_class(&self, class: Class) -> Device {
+        Device { class: Some(class), ..self.clone() }
     }
 
     /// What the device can do; the size is that at opening.
@@ -241,6 +254,7 @@ impl Device {
             durable: false,
             placement: None,
             buffer: Some(buffer),
+            class: self.class,
         };
         BufferOperation::start(&self.core, &self.attached, request)
     }
@@ -261,8 +275,8 @@ impl Device {
         self.check_alignment(offset, range.len() as u64);
         self.check_alignment(range.start as u64, 0);
         let (start, len, durable) = (range.start, range.len() as u64, durability == WriteDurability::Durable);
-        let placement = Some(placement);
-        let request = Request { kind: OpKind::Write, offset, len, start, durable, placement, buffer: Some(buffer) };
+        let (kind, placement, buffer, class) = (OpKind::Write, Some(placement), Some(buffer), self.class);
+        let request = Request { kind, offset, len, start, durable, placement, buffer, class };
         BufferOperation::start(&self.core, &self.attached, request)
     }
 
@@ -288,7 +302,8 @@ impl Device {
     }
 
     fn control(&self, kind: OpKind, offset: u64, len: u64) -> ControlOperation {
-        let request = Request { kind, offset, len, start: 0, durable: false, placement: None, buffer: None };
+        let class = self.class;
+        let request = Request { kind, offset, len, start: 0, durable: false, placement: None, buffer: None, class };
         ControlOperation::start(&self.core, &self.attached, request)
     }
 

@@ -61,6 +61,44 @@ impl Default for Budget {
     }
 }
 
+/// What of all background classes together may be with the device at once, through one executor. What is more waits in the executor, where a
+/// foreground operation overtakes it; in the device it cannot, and waits behind what was sent before it. One background operation always
+/// goes, however small the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoBudget {
+    /// Bytes of reads and writes, at most.
+    pub background_bytes_max: u64,
+    /// Operations after splitting, at most.
+    pub background_ops_max: u32,
+}
+
+impl IoBudget {
+    /// No limit: background operations go to the device as they come.
+    pub const UNLIMITED: IoBudget = IoBudget { background_bytes_max: u64::MAX, background_ops_max: u32::MAX };
+
+    /// The budget of one of several executors that share a device which bears this one. Not less than one large transfer or four small ones:
+    /// seldom do all of them have background work at a time.
+    #[must_use]
+    pub fn divided(self, executors: u32) -> IoBudget {
+        let executors = executors.max(1);
+        IoBudget {
+            background_bytes_max: (self.background_bytes_max / u64::from(executors))
+                .max(512 << 10)
+                .min(self.background_bytes_max),
+            background_ops_max: (self.background_ops_max / executors).max(4).min(self.background_ops_max),
+        }
+    }
+}
+
+impl Default for IoBudget {
+    /// For a device that nobody has measured: four transfers of 512 KiB, or 32 commands of any size. Where it was measured (a virtual disk of 2.5 GB/s) that
+    /// leaves the background four fifths to nine tenths of the bandwidth, and a foreground read takes 0.9 ms instead of 6
+    /// (`docs/adr/0010-io-scheduling.md`); at 500 MB/s it waits for 4 ms at most.
+    fn default() -> IoBudget {
+        IoBudget { background_bytes_max: 2 << 20, background_ops_max: 32 }
+    }
+}
+
 /// Which threads turn the executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driving {
@@ -84,6 +122,8 @@ pub struct ExecutorConfig {
     pub spin_us: u32,
     /// How the background's time is divided between flush, compaction and checkpoint while all have work.
     pub background_weights: [u32; 3],
+    /// How much I/O of flush, compaction and checkpoint may be with the device at once.
+    pub io_budget: IoBudget,
     /// Names it in logs.
     pub name: String,
     /// With a seed, what has no order (ready tasks of one class, timers of one deadline, completions that a simulation makes due at
@@ -99,6 +139,7 @@ impl Default for ExecutorConfig {
             wide_entries: false,
             spin_us: 0,
             background_weights: [4, 2, 1],
+            io_budget: IoBudget::default(),
             name: "executor".to_owned(),
             schedule_seed: None,
         }

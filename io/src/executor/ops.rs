@@ -1,7 +1,7 @@
 //! Operations in flight: the slab that owns each one's buffer until its completion, whatever happens to the future.
 //!
-//! 1. An operation is cut into *pieces* of at most the device's largest transfer, handed to the driver (the ring or the simulation)
-//!    at once; what the driver has no room for waits in the backlog.
+//! 1. An operation is cut into *pieces* of at most the device's largest transfer. Those of the foreground are handed to the driver (the
+//!    ring or the simulation) at once; those of the background, and what the driver has no room for, wait in the queue (`queue.rs`).
 //! 2. A piece's completion is normalised here, the same for all drivers: a short transfer continues where it stopped, an
 //!    interrupted one is tried again (at most [`RETRIES_MAX`] times in a row without progress), no progress at all is an error.
 //! 3. When the last piece has completed, the result and the buffer wait in the slot for the future, which is woken. If the future has
@@ -11,10 +11,11 @@
 //! 1. A slot is freed only when none of its pieces is with the driver and its future has taken the result or is gone. So keys of
 //!    completions (slot and piece) are never ambiguous.
 //! 2. While a piece is with the driver the buffer is in the slot, where nothing touches its bytes.
+//! 3. A piece that is not complete is with the driver or in the queue, never in both. (Of a simulated disk that lost power, what it had is
+//!    never complete.)
 //!
 //! One file, though long: a slot's life, from its start to the completion of its last piece, is one state machine.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -22,6 +23,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::config::Class;
 use super::core::Core;
+use super::queue::Queue;
 use crate::buffer::{Buffer, BufferPool};
 use crate::device::nvme::Status;
 #[cfg(feature = "testing")]
@@ -47,14 +49,29 @@ pub struct IoStats {
     pub reads: u64,
     /// Bytes read.
     pub read_bytes: u64,
+    /// The same by the classes of the operations; each at the index that the class is as a number.
+    pub read_bytes_by_class: [u64; Class::COUNT],
     /// Completed writes.
     pub writes: u64,
     /// Bytes written.
     pub written_bytes: u64,
+    /// The same by their placements, in the order of [`Placement::ALL`].
+    pub written_bytes_by_placement: [u64; Placement::ALL.len()],
+    /// The same by the classes of the operations; each at the index that the class is as a number.
+    pub written_bytes_by_class: [u64; Class::COUNT],
     /// Completed flushes.
     pub flushes: u64,
     /// Completed discards.
     pub discards: u64,
+    /// Bytes discarded.
+    pub discarded_bytes: u64,
+}
+
+impl IoStats {
+    /// Bytes written with a placement.
+    pub fn written_bytes_of(&self, placement: Placement) -> u64 {
+        self.written_bytes_by_placement[placement as usize]
+    }
 }
 
 /// What carries the pieces out.
@@ -88,6 +105,8 @@ pub(crate) struct Request {
     /// What kind of data a write writes.
     pub(crate) placement: Option<Placement>,
     pub(crate) buffer: Option<Buffer>,
+    /// Its class, where that is not the running task's.
+    pub(crate) class: Option<Class>,
 }
 
 struct Op {
@@ -124,7 +143,7 @@ pub(crate) struct Ops {
     driver: Driver,
     slots: Vec<Option<Op>>,
     free: Vec<u32>,
-    backlog: VecDeque<u64>,
+    queue: Queue,
     /// Operations that are not complete.
     in_flight: usize,
     foreground_in_flight: usize,
@@ -134,12 +153,12 @@ pub(crate) struct Ops {
 }
 
 impl Ops {
-    pub(crate) fn new(driver: Driver) -> Ops {
+    pub(crate) fn new(driver: Driver, queue: Queue) -> Ops {
         Ops {
             driver,
             slots: Vec::new(),
             free: Vec::new(),
-            backlog: VecDeque::new(),
+            queue,
             in_flight: 0,
             foreground_in_flight: 0,
             stats: IoStats::default(),
@@ -225,16 +244,19 @@ impl Ops {
             return slot;
         }
         for index in 0..pieces {
-            self.submit_or_queue(key_of(slot, index));
+            let key = key_of(slot, index);
+            if !(self.queue.passes(class) && self.submit(key)) {
+                let bytes = self.piece_bytes(slot, index);
+                self.queue.push(class, key, bytes);
+            }
         }
         slot
     }
 
-    fn submit_or_queue(&mut self, key: u64) {
-        // Nothing overtakes what waits already.
-        if !self.backlog.is_empty() || !self.submit(key) {
-            self.backlog.push_back(key);
-        }
+    /// What is left to transfer of a piece.
+    fn piece_bytes(&mut self, slot: u32, index: usize) -> u64 {
+        let Some(op) = &mut self.slots[slot as usize] else { unreachable!("a piece without an operation") };
+        op.bytes_left(index)
     }
 
     /// Hands a piece to the driver; false where it has no room.
@@ -266,18 +288,19 @@ impl Ops {
         pushed
     }
 
-    /// Hands over what waits, as far as the driver has room.
-    pub(crate) fn pump_backlog(&mut self) {
-        while let Some(key) = self.backlog.front().copied() {
+    /// Hands over what waits, as far as the budget goes and the driver has room.
+    pub(crate) fn pump_queue(&mut self) {
+        while let Some((line, key)) = self.queue.next() {
             if !self.submit(key) {
                 return;
             }
-            self.backlog.pop_front();
+            self.queue.sent(line);
         }
     }
 
-    pub(crate) fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty()
+    /// Whether something waits that could go if the driver had room.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.queue.waits_for_room()
     }
 
     /// Processes completions; how many operations are done. The wakers of their futures are to be taken with `take_woken`.
@@ -297,7 +320,14 @@ impl Ops {
                 }),
             };
             match next {
-                Some((key, result)) => self.complete_piece(key, result),
+                Some((key, result)) => {
+                    let (slot, index) = slot_and_index(key);
+                    let Some(op) = &mut self.slots[slot as usize] else {
+                        panic!("a completion without an operation: key {key:#x}")
+                    };
+                    self.queue.completed(op.class, op.bytes_left(index));
+                    self.complete_piece(key, result);
+                }
                 None => break,
             }
         }
@@ -316,18 +346,20 @@ impl Ops {
         }
     }
 
+    /// The driver is done with a piece, or will not get it.
     fn complete_piece(&mut self, key: u64, result: i32) {
         let (slot, index) = slot_and_index(key);
-        let Some(op) = &mut self.slots[slot as usize] else {
-            panic!("a completion without an operation: key {key:#x}")
-        };
+        let Some(op) = &mut self.slots[slot as usize] else { unreachable!("a piece without an operation") };
         #[cfg(feature = "testing")]
         // What a crashed disk refuses was never sent: in a trace it has no end.
         if result != POWER_LOST {
             op.record_completion(index, result);
         }
         match op.advance(index, result, self.closed) {
-            Step::Again => self.backlog.push_back(key),
+            Step::Again => {
+                let (class, bytes) = (op.class, op.bytes_left(index));
+                self.queue.push_again(class, key, bytes);
+            }
             Step::PieceDone(error) => {
                 op.pieces_left -= 1;
                 let last = op.pieces_left == 0;
@@ -347,18 +379,29 @@ impl Ops {
         op.pieces_left = 0;
         self.in_flight -= 1;
         self.foreground_in_flight -= usize::from(op.class == Class::Foreground);
+        if op.class != Class::Foreground && self.in_flight == self.foreground_in_flight {
+            assert!(self.queue.background_is_idle(), "the budget is in use without an operation");
+        }
         match (&error, op.kind) {
             (Some(_), _) => (),
             (None, OpKind::Read) => {
                 self.stats.reads += 1;
                 self.stats.read_bytes += op.len;
+                self.stats.read_bytes_by_class[op.class as usize] += op.len;
             }
             (None, OpKind::Write) => {
                 self.stats.writes += 1;
                 self.stats.written_bytes += op.len;
+                self.stats.written_bytes_by_class[op.class as usize] += op.len;
+                if let Some(placement) = op.placement {
+                    self.stats.written_bytes_by_placement[placement as usize] += op.len;
+                }
             }
             (None, OpKind::Flush) => self.stats.flushes += 1,
-            (None, OpKind::Discard) => self.stats.discards += 1,
+            (None, OpKind::Discard) => {
+                self.stats.discards += 1;
+                self.stats.discarded_bytes += op.len;
+            }
             (None, OpKind::Allocate) => {
                 if let Some(device) = &op.device {
                     device.grown_to(op.offset + op.len);
@@ -419,14 +462,14 @@ impl Ops {
     /// from now on fail.
     pub(crate) fn close(&mut self) {
         self.closed = true;
-        self.fail_backlog();
+        self.fail_queue();
         while let Driver::Ring(ring) = &mut self.driver {
             if self.in_flight == 0 {
                 break;
             }
             ring.cancel_all_and_wait();
             self.reap();
-            self.fail_backlog();
+            self.fail_queue();
         }
         if let Driver::Ring(ring) = &mut self.driver {
             ring.close();
@@ -442,8 +485,8 @@ impl Ops {
         }
     }
 
-    fn fail_backlog(&mut self) {
-        while let Some(key) = self.backlog.pop_front() {
+    fn fail_queue(&mut self) {
+        while let Some(key) = self.queue.remove() {
             self.complete_piece(key, -libc::ECANCELED);
         }
     }
@@ -461,6 +504,16 @@ impl Op {
             0 => &mut self.first,
             _ => &mut self.more[index - 1],
         }
+    }
+
+    /// What is left to transfer of a piece; nothing where the operation moves no data.
+    #[inline]
+    fn bytes_left(&mut self, index: usize) -> u64 {
+        if self.buffer.is_none() {
+            return 0;
+        }
+        let piece = self.piece(index);
+        piece.len - piece.done
     }
 
     /// The ring has it in its queue, but the kernel does not know of it yet, or it is with the simulation.
@@ -583,7 +636,7 @@ struct Operation {
 
 impl Operation {
     fn start(core: &Rc<Core>, device: &Rc<Attached>, request: Request) -> Operation {
-        let class = core.slice.class.get();
+        let class = request.class.unwrap_or_else(|| core.slice.class.get());
         let slot = core.ops.borrow_mut().start(device, request, class);
         if !super::task::inside(core.id) {
             // Whoever pumps the executor must hand it to the kernel.

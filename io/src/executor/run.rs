@@ -13,6 +13,7 @@ use super::core::{Core, Slice, next_executor_id};
 use super::handle::Handle;
 use super::ops::{Driver, Ops};
 use super::park::{Remote, RemoteWake};
+use super::queue::Queue;
 use super::schedule::Order;
 use super::task::{self, Ready, Tasks};
 use super::timer::Timers;
@@ -58,6 +59,7 @@ impl Executor {
         };
         let ready = Rc::new(Ready::new(id, Order::new(derived(2))));
         let timers = RefCell::new(Timers::new(Order::new(derived(3))));
+        let ops = Ops::new(driver, Queue::new(config.io_budget, config.background_weights));
         let core = Core {
             id,
             config,
@@ -66,7 +68,7 @@ impl Executor {
             ready,
             tasks: RefCell::new(Tasks::default()),
             timers,
-            ops: RefCell::new(Ops::new(driver)),
+            ops: RefCell::new(ops),
             slice: Slice::new(),
         };
         let core = Rc::new(core);
@@ -118,7 +120,7 @@ impl Executor {
         let wait_us = [timeout_us, timer_wait_us].into_iter().flatten().min();
         let mut ops = self.core.ops.borrow_mut();
         let in_flight = ops.in_flight() > 0;
-        ops.pump_backlog();
+        ops.pump_queue();
         match ops.driver() {
             Driver::Ring(ring) => {
                 let spin_us = if in_flight { u64::from(self.core.config.spin_us) } else { 0 };
@@ -314,7 +316,7 @@ impl Executor {
     fn hand_over(&mut self, budget: &Budget, progress: bool) -> Turn {
         let core = &self.core;
         let mut ops = core.ops.borrow_mut();
-        ops.pump_backlog();
+        ops.pump_queue();
         let timer_us = core.timers.borrow().next_us();
         let mut completion_waits = false;
         if let Driver::Ring(ring) = ops.driver() {
@@ -330,7 +332,7 @@ impl Executor {
             self.submission_deferred = ring.has_unsubmitted();
             completion_waits = ring.completion_waits();
         }
-        let stuck = ops.has_backlog() && progress;
+        let stuck = ops.waits_for_room() && progress;
         if progress || completion_waits || stuck || core.ready.any() || core.remote.flag.is_notified() {
             Turn::Progress
         } else if ops.in_flight() > 0 || timer_us.is_some() {

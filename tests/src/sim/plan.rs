@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use siltstone::{Durability, KeyspaceOptions, Options, Partition, TimeDomain, Ttl};
+use siltstone::{Durability, IoBudget, KeyspaceOptions, Options, Partition, TimeDomain, Ttl};
 use siltstone_io::{Random, SimFaults, SimOptions};
 
 use super::typed::TypedPlan;
@@ -49,6 +49,8 @@ pub struct Plan {
     pub skip_chance: f64,
     /// The chance that the disk is nearly full for a round.
     pub full_chance: f64,
+    /// How much of the background may be with the device, where that is not as ever.
+    pub io_budget: Option<IoBudget>,
     /// What use is made of typed state.
     pub(crate) typed: TypedPlan,
     /// Tells of each life and opening on standard error.
@@ -223,9 +225,14 @@ impl Plan {
                 share: [0.0, 0.2, 0.5, 0.9][random.below(4) as usize],
                 ttl_ms: random.chance(0.3).then_some(600),
             },
+            io_budget: None,
             verbose: limits.verbose,
             canary: limits.canary,
         };
+        plan.io_budget = random.chance(0.6).then(|| IoBudget {
+            background_bytes_max: [0, 4096, 40_000, 300_000, u64::MAX][random.below(5) as usize],
+            background_ops_max: 1 + random.below(6) as u32,
+        });
         plan.limit(limits);
         plan
     }
@@ -270,6 +277,7 @@ impl Plan {
             .capacity(1 << 36)
             .durability(way.durability)
             .restore(way.restore.clone());
+        let options = self.io_budget.into_iter().fold(options, Options::io_budget);
         let options = self.typed.options(siltstone::testing::limit_cache(options, frames));
         let options = SPACES.iter().fold(options, |options, space| options.keyspace(space.name, space.options(random)));
         match way.retained {
