@@ -37,6 +37,7 @@ mod extents;
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod loom_models;
 mod probe;
+mod profile;
 mod shared;
 mod signature;
 mod sst;
@@ -57,7 +58,8 @@ use siltstone_io::sync::{AtomicU64, Ordering, SegQueue};
 use siltstone_io::{Buffer, BufferPool, Class, Device, Handle, Placement, SharedDevice};
 
 use self::extents::ExtentMap;
-pub(crate) use self::probe::{Probe, damaged_copies, holds, probe, wipe, write_superblock};
+pub(crate) use self::probe::{BLANK_BYTES, Probe, damaged_copies, holds, probe, wipe, write_superblock};
+pub use self::profile::IoProfile;
 pub(crate) use self::shared::SharedExtents;
 pub(crate) use self::sst::{SstFile, SstRegistry};
 pub(crate) use self::superblock::{SUPERBLOCK_BYTES, Superblock};

@@ -126,6 +126,7 @@ fn sample_superblock() -> Vec<u8> {
         key_groups: 1024,
         capacity_bytes: 0,
         roots: vec![crate::types::ExtentId(1)],
+        profile: None,
     };
     let mut page = vec![0; 4096];
     superblock.encode(0, &mut page);
