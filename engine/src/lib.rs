@@ -43,7 +43,7 @@ pub use read::ValueRef;
 pub use shard::{Entry, LocalShard, Scan, ScanRange, ShardStats, Snapshot, WriteBatch};
 pub use siltstone_io::{Budget, DeviceKind, Discard, Geometry, IoBudget, IoError, SimClock, SimDisk, SimOptions, Turn};
 pub use types::{Epoch, KeyGroup, KeyspaceId, SeqNo, ShardId};
-pub use volume::IoProfile;
+pub use volume::{IoProfile, WearCounters};
 
 /// The README's example, so that it stays true.
 #[cfg(doctest)]

@@ -27,8 +27,8 @@ use crate::manifest::{FoundManifest, Manifest, ManifestState};
 use crate::shard::{PlannedManifest, ShardConfig, ShardPlan, decode_options};
 use crate::types::{Epoch, ExtentId, KeyspaceId, ShardId, SstId};
 use crate::volume::{
-    IoProfile, Probe, SharedExtents, SstFile, SstRegistry, Superblock, Volume, VolumeParts, holds, probe, wipe,
-    write_superblock,
+    IoProfile, Probe, SharedExtents, SstFile, SstRegistry, Superblock, Volume, VolumeParts, WearCounters, holds, probe,
+    wipe, write_superblock,
 };
 
 /// Keyspaces with their numbers and names.
@@ -346,6 +346,8 @@ impl Opening<'_> {
         let gate = EpochGate::new(epoch, shards);
         let config = self.shard_config(superblock.key_groups);
         let io_budget = self.io_budget(superblock.profile.as_ref(), shards);
+        // What the opening itself has written counts for the first shard.
+        let mut wear = WearCounters::of(&self.handle.io_stats());
         let mut registry = SstRegistry::new(parts.clone());
         let mut shared_logs: BTreeMap<LogPosition, Arc<SharedExtents>> = BTreeMap::new();
         let mut plans = Vec::new();
@@ -374,6 +376,7 @@ impl Opening<'_> {
                 committed: committed.clone(),
                 keyspaces: keyspaces.clone(),
                 epoch,
+                wear: std::mem::take(&mut wear),
             });
         }
         let key_groups = superblock.key_groups;

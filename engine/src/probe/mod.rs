@@ -24,7 +24,7 @@ mod load;
 mod plan;
 mod saturation;
 mod target;
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(all(test, not(any(loom, shuttle, miri))))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod tests;
 

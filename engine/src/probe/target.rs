@@ -224,7 +224,11 @@ async fn reserved(volume: &Volume, superblock: &Superblock) -> Result<Vec<Extent
         match volume.allocate_extent(Placement::Deep).await {
             Ok(extent) => extents.push(extent),
             Err(Error::NoSpace(_)) => {
-                // Others may need the space of a filesystem meanwhile.
+                let (used, all) = volume.parts().usage();
+                if used == all {
+                    break;
+                }
+                // The device has less than the volume may use: a filesystem, where others may need space meanwhile.
                 let more = extents.split_off(extents.len() / 2);
                 volume.free_extents(more).await;
                 break;

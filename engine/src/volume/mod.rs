@@ -48,6 +48,7 @@ pub(crate) mod testing;
 #[cfg(all(test, not(any(loom, shuttle))))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod tests;
+mod wear;
 mod writer;
 
 use std::cell::{Cell, RefCell};
@@ -63,6 +64,7 @@ pub use self::profile::IoProfile;
 pub(crate) use self::shared::SharedExtents;
 pub(crate) use self::sst::{SstFile, SstRegistry};
 pub(crate) use self::superblock::{SUPERBLOCK_BYTES, Superblock};
+pub use self::wear::WearCounters;
 pub(crate) use self::writer::SstWriter;
 use crate::types::{ExtentId, SstId};
 use crate::{Error, Result};
@@ -181,7 +183,6 @@ impl VolumeParts {
     }
 
     /// Extents in use, the superblock's included, and how many there are in all.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tools will show it"))]
     pub(crate) fn usage(&self) -> (u32, u32) {
         (self.shared.map.used(), self.shared.map.extents())
     }
