@@ -420,7 +420,9 @@ impl Opening<'_> {
         let (budget, why) = match (self.options.io_budget, profile) {
             (Some(given), _) => (given, "the options say so"),
             (None, Some(profile)) => (profile.budget(shards), "a probe has measured the device"),
-            (None, None) => (IoBudget::default().divided(shards as u32), "the default: no probe has measured the device"),
+            (None, None) => {
+                (IoBudget::default().divided(shards as u32), "the default: no probe has measured the device")
+            }
         };
         let IoBudget { background_bytes_max, background_ops_max } = budget;
         tracing::info!(

@@ -367,7 +367,7 @@ impl Options {
     }
 
     /// How much I/O of flush, compaction and checkpoint each shard may have with the device at once: less makes reads wait for less, more moves
-    /// more. Default: what [`probe`](crate::probe) has measured of the volume's device, or [`IoBudget::default`] where nothing was measured,
+    /// more. Default: what [`probe`](crate::probe()) has measured of the volume's device, or [`IoBudget::default`] where nothing was measured,
     /// [divided](IoBudget::divided) by the shards.
     #[must_use]
     pub fn io_budget(mut self, budget: IoBudget) -> Self {

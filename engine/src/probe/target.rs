@@ -151,7 +151,7 @@ impl Target {
                     wipe(&device).await?;
                 }
                 let end = device.len_bytes().saturating_sub(END_BYTES) / ALIGNED_BYTES * ALIGNED_BYTES;
-                let range = BLANK_BYTES..end.min(BLANK_BYTES + SCRATCH_BYTES_MAX).max(BLANK_BYTES);
+                let range = BLANK_BYTES..end.clamp(BLANK_BYTES, BLANK_BYTES + SCRATCH_BYTES_MAX);
                 let area = Area::new([range.clone()]);
                 if area.bytes() >= SCRATCH_BYTES_MIN {
                     return Ok(ready(device, ProbeSubject::Other, area, None, Scratch::Blank(range)));

@@ -129,7 +129,7 @@ fn a_volume_is_measured_in_its_free_space_and_keeps_the_profile() {
     let whole = opened(world.options());
     assert_eq!(Some(whole), report.budget(1));
     assert_eq!(whole.background_bytes_max, profile.background_bytes);
-    assert_eq!(opened(world.options().memory(8 << 20).shards(2)), profile.budget(2, 512 << 10));
+    assert_eq!(opened(world.options().memory(8 << 20).shards(2)), profile.budget(2));
     let given = IoBudget { background_bytes_max: 7, background_ops_max: 3 };
     assert_eq!(opened(world.options().io_budget(given)), given);
 

@@ -36,7 +36,7 @@ const READ_P99_AT: usize = 52;
 const DURABLE_WRITE_AT: usize = 56;
 const BACKGROUND_OPS_AT: usize = 60;
 
-/// What a device can do, as [`probe`](crate::probe) has measured it.
+/// What a device can do, as [`probe`](crate::probe()) has measured it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IoProfile {
@@ -65,8 +65,7 @@ pub struct IoProfile {
 impl IoProfile {
     /// The budget of each of so many shards: its [share](IoBudget::divided) of what the device may have of the background at one time.
     pub fn budget(&self, shards: usize) -> IoBudget {
-        let device =
-            IoBudget { background_bytes_max: self.background_bytes, background_ops_max: self.background_ops };
+        let device = IoBudget { background_bytes_max: self.background_bytes, background_ops_max: self.background_ops };
         device.divided(u32::try_from(shards).unwrap_or(u32::MAX))
     }
 
