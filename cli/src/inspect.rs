@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use siltstone::inspect::{self, Problem, VolumeInfo};
 use siltstone::{DeviceKind, Discard, Engine, Geometry, Options, ScanRange};
 
+use crate::probe::print_profile;
 use crate::size;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -65,6 +66,11 @@ fn print_info(out: &mut impl Write, info: &VolumeInfo) -> io::Result<()> {
         size::show(info.metadata_bytes)
     )?;
     print_device(out, &info.geometry)?;
+    match &info.profile {
+        Some(profile) => print_profile(out, profile)?,
+        None => writeln!(out, "profile      none: `siltstone probe` measures the device")?,
+    }
+    print_wear(out, info)?;
     writeln!(out, "history      generation {}, epoch {}", info.generation, info.epoch)?;
     writeln!(out, "checkpoints  {}", info.checkpoints.len())?;
     for checkpoint in &info.checkpoints {
@@ -124,6 +130,22 @@ fn print_device(out: &mut impl Write, geometry: &Geometry) -> io::Result<()> {
         },
     ];
     writeln!(out, "             {}", features.join("; "))
+}
+
+/// What the volume has cost the device.
+fn print_wear(out: &mut impl Write, info: &VolumeInfo) -> io::Result<()> {
+    let wear = &info.wear;
+    writeln!(
+        out,
+        "written      {}: log {}, level 0 {}, deeper levels {}, metadata {}; by probes {}",
+        size::show(wear.written_bytes()),
+        size::show(wear.wal_bytes),
+        size::show(wear.level_0_bytes),
+        size::show(wear.deep_bytes),
+        size::show(wear.metadata_bytes),
+        size::show(info.profile.map_or(0, |profile| profile.probed_bytes))
+    )?;
+    writeln!(out, "discarded    {} in {} discards", size::show(wear.discarded_bytes), wear.discards)
 }
 
 /// Reads and checks all of a volume; true where nothing is wrong.

@@ -5,6 +5,7 @@ mod clock;
 mod format;
 mod inspect;
 mod job;
+mod probe;
 mod size;
 
 use std::error::Error;
@@ -15,6 +16,7 @@ use clap::{Parser, Subcommand};
 use crate::format::FormatArgs;
 use crate::inspect::{InfoArgs, ScanArgs, VerifyArgs};
 use crate::job::FlightsArgs;
+use crate::probe::ProbeArgs;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -34,6 +36,8 @@ enum Command {
     Job(Job),
     /// Make an empty volume on a device or in a file.
     Format(FormatArgs),
+    /// Measure a device in seconds; a volume keeps the profile, from which the engine's I/O budget follows.
+    Probe(ProbeArgs),
     /// Tell what is in a volume.
     Info(InfoArgs),
     /// Read every block of a volume and check every checksum and invariant; exit with 1 and a list where something is wrong.
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
     let result: Result<ExitCode, Box<dyn Error>> = match cli.command {
         Command::Job(Job::Flights(args)) => job::run(&args).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Command::Format(args) => format::format(&args).map(|()| ExitCode::SUCCESS),
+        Command::Probe(args) => probe::probe(&args).map(|()| ExitCode::SUCCESS),
         Command::Info(args) => inspect::info(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => {
             inspect::verify(&args).map(|clean| if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })

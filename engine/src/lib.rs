@@ -19,6 +19,7 @@ pub mod internals;
 mod log;
 mod manifest;
 mod memtable;
+mod probe;
 mod read;
 mod shard;
 pub mod state;
@@ -37,10 +38,12 @@ pub use engine::{
     ShardDriver, ShardSeed, TimeDomain, Ttl, VALUE_BYTES_MAX, VOLUME_FILE_NAME, format,
 };
 pub use error::{Corruption, Error, Result};
+pub use probe::{Access, Measurement, ProbeOptions, ProbeReport, ProbeSubject, probe};
 pub use read::ValueRef;
 pub use shard::{Entry, LocalShard, Scan, ScanRange, ShardStats, Snapshot, WriteBatch};
 pub use siltstone_io::{Budget, DeviceKind, Discard, Geometry, IoBudget, IoError, SimClock, SimDisk, SimOptions, Turn};
 pub use types::{Epoch, KeyGroup, KeyspaceId, SeqNo, ShardId};
+pub use volume::{IoProfile, WearCounters};
 
 /// The README's example, so that it stays true.
 #[cfg(doctest)]

@@ -69,4 +69,9 @@ impl IoError {
     pub fn is_no_space(&self) -> bool {
         matches!(self.errno, libc::ENOSPC | libc::EDQUOT)
     }
+
+    /// Whether what was to be made is there already.
+    pub fn is_exists(&self) -> bool {
+        self.errno == libc::EEXIST
+    }
 }

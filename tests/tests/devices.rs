@@ -3,11 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use siltstone::{DeviceKind, Durability, Engine, Error, KeyspaceOptions, Options, format, inspect};
+use siltstone::{DeviceKind, Durability, Engine, Error, KeyspaceOptions, Options, ProbeOptions, format, inspect};
 use siltstone_io::testing::places::{LoopDevice, run};
 
 const MIB: u64 = 1 << 20;
@@ -194,4 +195,51 @@ fn a_volume_may_move_between_devices_of_other_blocks_and_not_to_one_that_is_too_
     check(other.copied(32 * MIB, 512).options(), 5000);
     let error = Engine::open(disk.copied(MIB, 4096).options()).map(drop).unwrap_err();
     assert!(error.is_corruption() && error.to_string().contains("the device has 1048576"), "{error}");
+}
+
+/// A probe writes to nothing but the free space of a volume unless it is told to, and where it is, only to what is blank or was to be destroyed.
+#[test]
+fn a_probe_leaves_what_a_device_holds() {
+    let Some(disk) = Disk::new(128 * MIB, 512) else { return };
+    let probe = |write: bool, force: bool| {
+        let measuring = ProbeOptions::default().duration(Duration::from_millis(300)).write(write).force(force);
+        siltstone::probe(&Options::at(disk.path()), &measuring, |_| ())
+    };
+    let read = || std::fs::read(disk.path()).unwrap();
+    let report = probe(false, false).unwrap();
+    assert!(report.only_read.is_some() && report.profile.is_none() && read().iter().all(|byte| *byte == 0));
+    assert!(probe(true, false).unwrap().profile.is_some());
+    format(&disk.options(), 0, false).unwrap();
+
+    write(disk.options(), 1000).unwrap();
+    let report = probe(false, false).unwrap();
+    assert!(report.stored && report.geometry.kind == DeviceKind::Block);
+    assert_eq!(inspect::info(disk.path()).unwrap().profile, report.profile);
+    // Neither option destroys a volume.
+    assert!(probe(true, true).unwrap().stored);
+    check(disk.options().shards(2), 1000);
+    assert!(inspect::verify(disk.path(), |_, _| ()).unwrap().is_clean());
+
+    // A volume that an engine has open is its own.
+    let engine = Engine::open(disk.options()).unwrap();
+    assert!(matches!(probe(false, false), Err(Error::Io(_))));
+    engine.close_blocking().unwrap();
+
+    let device = std::fs::File::options().write(true).open(disk.path()).unwrap();
+    device.write_all_at(&[0; 512 << 10], 0).unwrap();
+    device.write_all_at(b"LABELONE", 512).unwrap();
+    device.sync_all().unwrap();
+    drop(device);
+    let before = read();
+    assert!(probe(false, false).unwrap().only_read.is_some());
+    let Err(Error::NotAVolume { reason, .. }) = probe(true, false) else { panic!("it was written to") };
+    assert!(reason.contains("an LVM physical volume"), "{reason}");
+    assert!(read() == before, "it has been changed");
+    // What somebody else holds exclusively, as a mount does, is not written to by force either.
+    let holder = std::fs::File::options().read(true).custom_flags(libc::O_EXCL).open(disk.path()).unwrap();
+    assert!(matches!(probe(true, true), Err(Error::Io(_))));
+    assert!(read() == before, "it has been changed");
+    drop(holder);
+    assert!(probe(true, true).unwrap().profile.is_some());
+    format(&disk.options(), 0, false).unwrap();
 }

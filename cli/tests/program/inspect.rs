@@ -26,10 +26,21 @@ fn info_names_shards_checkpoints_and_keyspaces() {
     let output = on_store(&place, "info", &[]);
     assert_success(&output);
     let info = text(&output.stdout);
-    for part in ["1024 key groups over 2 shards", "\"flights-finished\"", "\"last-event\"", "\"window-ends\"", "level "]
-    {
+    let parts = [
+        "1024 key groups over 2 shards",
+        "\"flights-finished\"",
+        "\"last-event\"",
+        "\"window-ends\"",
+        "level ",
+        "profile      none",
+    ];
+    for part in parts {
         assert!(info.contains(part), "no {part} in:\n{info}");
     }
+    // The job has no log, and writes its checkpoints' SSTs.
+    let written = info.lines().find(|line| line.starts_with("written ")).expect("what was written");
+    assert!(written.contains("log 0 B") && !written.contains("level 0 0 B"), "{written}");
+    assert!(!info.contains("discarded    0 B"), "{info}");
 }
 
 #[test]

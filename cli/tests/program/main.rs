@@ -5,6 +5,7 @@
 mod input;
 mod inspect;
 mod kill;
+mod probe;
 mod reference;
 
 use std::ffi::OsStr;

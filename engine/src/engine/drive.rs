@@ -244,7 +244,7 @@ pub(super) fn open_under_baton(options: Options) -> Result<Engine> {
 
 /// Makes the shared part of an engine and the seeds of its shards.
 fn assemble(options: &Options, opened: Opened) -> (Arc<EngineShared>, Vec<ShardSeed>) {
-    let Opened { plans, gate, keyspaces, key_groups, restored, next_keyspace } = opened;
+    let Opened { plans, gate, keyspaces, key_groups, restored, next_keyspace, io_budget } = opened;
     let mut ports = Vec::new();
     let mut seeds = Vec::new();
     for plan in plans {
@@ -256,7 +256,6 @@ fn assemble(options: &Options, opened: Opened) -> (Arc<EngineShared>, Vec<ShardS
         };
         let backend = backend(&options.place);
         let spin_us = options.spin_us;
-        let io_budget = options.io_budget.unwrap_or_else(|| IoBudget::default().divided(options.shards as u32));
         seeds.push(ShardSeed { plan, inbox, backend, schedule_seed, spin_us, io_budget });
     }
     let keyspaces: BTreeMap<String, Keyspace> = keyspaces

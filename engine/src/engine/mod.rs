@@ -38,6 +38,9 @@ pub use drive::{ShardDriver, ShardSeed};
 pub use keyspace::Keyspace;
 pub(crate) use keyspace::KeyspaceInfo;
 pub use open::format;
+#[cfg(all(test, not(any(loom, shuttle))))]
+pub(crate) use open::open_volume;
+pub(crate) use open::{backend as open_backend, mark_used, power_lost, read_manifests};
 pub(crate) use options::Place;
 pub use options::{
     Durability, KEY_BYTES_MAX, KeyspaceOptions, Options, Partition, Restore, SHARDS_MAX, TimeDomain, Ttl,

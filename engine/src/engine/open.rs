@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use siltstone_io::{Backend, Executor, ExecutorConfig, Handle, OpenMode, Placement, SharedDevice, entropy};
+use siltstone_io::{Backend, Executor, ExecutorConfig, Handle, IoBudget, OpenMode, Placement, SharedDevice, entropy};
 
 use crate::checkpoint::{CheckpointInfo, EpochGate, by_name};
 use crate::engine::options::{Durability, KeyspaceOptions, Options, Place, Restore};
@@ -27,7 +27,8 @@ use crate::manifest::{FoundManifest, Manifest, ManifestState};
 use crate::shard::{PlannedManifest, ShardConfig, ShardPlan, decode_options};
 use crate::types::{Epoch, ExtentId, KeyspaceId, ShardId, SstId};
 use crate::volume::{
-    Probe, SharedExtents, SstFile, SstRegistry, Superblock, Volume, VolumeParts, holds, probe, wipe, write_superblock,
+    IoProfile, Probe, SharedExtents, SstFile, SstRegistry, Superblock, Volume, VolumeParts, WearCounters, holds, probe,
+    wipe, write_superblock,
 };
 
 /// Keyspaces with their numbers and names.
@@ -41,6 +42,8 @@ pub(crate) struct Opened {
     pub(crate) key_groups: u32,
     pub(crate) restored: Option<CheckpointInfo>,
     pub(crate) next_keyspace: KeyspaceId,
+    /// Of each shard.
+    pub(crate) io_budget: IoBudget,
 }
 
 /// Opens or creates the volume. Blocking; uses an executor of its own.
@@ -193,6 +196,7 @@ fn new_superblock(options: &Options, size_bytes: u64) -> Superblock {
         key_groups: options.key_groups,
         capacity_bytes: size_bytes,
         roots: Vec::new(),
+        profile: None,
     }
 }
 
@@ -203,7 +207,7 @@ struct Opening<'o> {
 }
 
 /// The state of an existing volume before anything is changed.
-struct Existing {
+pub(crate) struct Existing {
     manifests: Vec<FoundManifest>,
     /// Each log that some manifest names, and its extents.
     logs: BTreeMap<LogPosition, Vec<ExtentId>>,
@@ -223,7 +227,7 @@ impl Opening<'_> {
         let roots = self.write_manifests(&volume, states).await.map_err(|error| self.full(error))?;
         superblock = superblock.next(roots);
         write_superblock(&device, &superblock).await.map_err(|error| self.full(error))?;
-        let manifests = self.read_manifests(&volume, &superblock).await?;
+        let manifests = read_manifests(&volume, &superblock).await?;
         let existing = Existing { manifests, logs: BTreeMap::new() };
         self.plan(parts, superblock, existing, None)
     }
@@ -240,8 +244,8 @@ impl Opening<'_> {
         }
         let parts = VolumeParts::new(self.shared.clone(), &superblock, self.options.capacity_bytes)?;
         let volume = Volume::new(parts.clone(), device.clone(), self.handle.clone(), None);
-        let manifests = self.read_manifests(&volume, &superblock).await?;
-        let existing = self.mark(&volume, manifests).await?;
+        let manifests = read_manifests(&volume, &superblock).await?;
+        let existing = mark_used(&volume, manifests).await?;
         let committed = &existing.manifests[0].state.committed;
         let target = match (&self.options.restore, self.options.durability) {
             (Restore::Checkpoint(name), _) => Some(Some(by_name(committed, name).ok_or_else(|| {
@@ -284,7 +288,7 @@ impl Opening<'_> {
         let roots = self.write_manifests(&volume, states).await.map_err(|error| self.full(error))?;
         superblock = superblock.next(roots);
         write_superblock(&device, &superblock).await?;
-        let manifests = self.read_manifests(&volume, &superblock).await?;
+        let manifests = read_manifests(&volume, &superblock).await?;
         let old_metadata = existing.manifests.iter().flat_map(|found| found.extents().collect::<Vec<_>>()).collect();
         volume.free_extents(old_metadata).await;
         // What only the old manifests referred to: free what no new one does.
@@ -302,45 +306,6 @@ impl Opening<'_> {
         let unused: BTreeSet<ExtentId> = unused.into_values().flatten().collect();
         volume.free_extents(unused.difference(&kept).copied().collect()).await;
         self.plan(parts, superblock, Existing { manifests, logs }, info)
-    }
-
-    async fn read_manifests(&self, volume: &Volume, superblock: &Superblock) -> Result<Vec<FoundManifest>> {
-        let mut manifests = Vec::new();
-        for (shard, root) in superblock.roots.iter().enumerate() {
-            manifests.push(FoundManifest::read(volume, ShardId(shard as u16), *root).await?);
-        }
-        Ok(manifests)
-    }
-
-    /// Marks everything in use.
-    async fn mark(&self, volume: &Volume, manifests: Vec<FoundManifest>) -> Result<Existing> {
-        let parts = volume.parts();
-        let mut ssts: BTreeMap<SstId, Vec<ExtentId>> = BTreeMap::new();
-        let mut logs: BTreeMap<LogPosition, Vec<ExtentId>> = BTreeMap::new();
-        let mut log_extents: BTreeSet<ExtentId> = BTreeSet::new();
-        for found in &manifests {
-            found.extents().try_for_each(|extent| parts.mark_used(extent))?;
-            for (id, meta) in found.state.ssts() {
-                if mutant!(CheckpointExtentsNotMarked) && !found.state.keeps_live(id) {
-                    continue;
-                }
-                let extents = ssts.entry(id).or_insert_with(|| meta.extents.clone());
-                if *extents != meta.extents {
-                    return Err(Error::corruption("manifest", format!("two manifests disagree on where SST {id} is")));
-                }
-            }
-            for chain in &found.state.wal {
-                if let std::collections::btree_map::Entry::Vacant(entry) = logs.entry(chain.head) {
-                    let extents = read_chain(volume, chain.head, chain.end).await?;
-                    log_extents.extend(&extents);
-                    entry.insert(extents);
-                }
-            }
-        }
-        // Several shards may share an SST, and several positions a log.
-        ssts.values().flatten().try_for_each(|&extent| parts.mark_used(extent))?;
-        log_extents.iter().try_for_each(|&extent| parts.mark_used(extent))?;
-        Ok(Existing { manifests, logs })
     }
 
     async fn write_manifests(&self, volume: &Volume, states: Vec<ManifestState>) -> Result<Vec<ExtentId>> {
@@ -380,6 +345,9 @@ impl Opening<'_> {
         let epoch = Epoch(newest.0 + 1);
         let gate = EpochGate::new(epoch, shards);
         let config = self.shard_config(superblock.key_groups);
+        let io_budget = self.io_budget(superblock.profile.as_ref(), shards);
+        // What the opening itself has written counts for the first shard.
+        let mut wear = WearCounters::of(&self.handle.io_stats());
         let mut registry = SstRegistry::new(parts.clone());
         let mut shared_logs: BTreeMap<LogPosition, Arc<SharedExtents>> = BTreeMap::new();
         let mut plans = Vec::new();
@@ -408,9 +376,11 @@ impl Opening<'_> {
                 committed: committed.clone(),
                 keyspaces: keyspaces.clone(),
                 epoch,
+                wear: std::mem::take(&mut wear),
             });
         }
-        Ok(Opened { plans, gate, keyspaces, key_groups: superblock.key_groups, restored, next_keyspace })
+        let key_groups = superblock.key_groups;
+        Ok(Opened { plans, gate, keyspaces, key_groups, restored, next_keyspace, io_budget })
     }
 
     /// All keyspaces that some shard has, and those that the options ask for.
@@ -445,6 +415,26 @@ impl Opening<'_> {
         Ok((by_id.into_iter().map(|(id, (name, options))| (id, name, options)).collect(), next))
     }
 
+    /// What each shard may have of the background in flight: what the options say, else what the device's profile does, else the default.
+    fn io_budget(&self, profile: Option<&IoProfile>, shards: usize) -> IoBudget {
+        let (budget, why) = match (self.options.io_budget, profile) {
+            (Some(given), _) => (given, "the options say so"),
+            (None, Some(profile)) => (profile.budget(shards), "a probe has measured the device"),
+            (None, None) => {
+                (IoBudget::default().divided(shards as u32), "the default: no probe has measured the device")
+            }
+        };
+        let IoBudget { background_bytes_max, background_ops_max } = budget;
+        tracing::info!(
+            background_bytes_max,
+            background_ops_max,
+            shards,
+            why,
+            "the background's I/O budget of each shard"
+        );
+        budget
+    }
+
     fn shard_config(&self, key_groups: u32) -> ShardConfig {
         ShardConfig {
             durability: self.options.durability,
@@ -464,6 +454,46 @@ impl Opening<'_> {
             other => other,
         }
     }
+}
+
+/// Reads the manifests of all shards.
+pub(crate) async fn read_manifests(volume: &Volume, superblock: &Superblock) -> Result<Vec<FoundManifest>> {
+    let mut manifests = Vec::new();
+    for (shard, root) in superblock.roots.iter().enumerate() {
+        manifests.push(FoundManifest::read(volume, ShardId(shard as u16), *root).await?);
+    }
+    Ok(manifests)
+}
+
+/// Marks everything that the manifests refer to.
+pub(crate) async fn mark_used(volume: &Volume, manifests: Vec<FoundManifest>) -> Result<Existing> {
+    let parts = volume.parts();
+    let mut ssts: BTreeMap<SstId, Vec<ExtentId>> = BTreeMap::new();
+    let mut logs: BTreeMap<LogPosition, Vec<ExtentId>> = BTreeMap::new();
+    let mut log_extents: BTreeSet<ExtentId> = BTreeSet::new();
+    for found in &manifests {
+        found.extents().try_for_each(|extent| parts.mark_used(extent))?;
+        for (id, meta) in found.state.ssts() {
+            if mutant!(CheckpointExtentsNotMarked) && !found.state.keeps_live(id) {
+                continue;
+            }
+            let extents = ssts.entry(id).or_insert_with(|| meta.extents.clone());
+            if *extents != meta.extents {
+                return Err(Error::corruption("manifest", format!("two manifests disagree on where SST {id} is")));
+            }
+        }
+        for chain in &found.state.wal {
+            if let std::collections::btree_map::Entry::Vacant(entry) = logs.entry(chain.head) {
+                let extents = read_chain(volume, chain.head, chain.end).await?;
+                log_extents.extend(&extents);
+                entry.insert(extents);
+            }
+        }
+    }
+    // Several shards may share an SST, and several positions a log.
+    ssts.values().flatten().try_for_each(|&extent| parts.mark_used(extent))?;
+    log_extents.iter().try_for_each(|&extent| parts.mark_used(extent))?;
+    Ok(Existing { manifests, logs })
 }
 
 impl PlannedManifest {

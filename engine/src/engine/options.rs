@@ -367,7 +367,8 @@ impl Options {
     }
 
     /// How much I/O of flush, compaction and checkpoint each shard may have with the device at once: less makes reads wait for less, more moves
-    /// more. Default: [`IoBudget::default`] for the device, [divided](IoBudget::divided) by the shards.
+    /// more. Default: what [`probe`](crate::probe()) has measured of the volume's device, or [`IoBudget::default`] where nothing was measured,
+    /// [divided](IoBudget::divided) by the shards.
     #[must_use]
     pub fn io_budget(mut self, budget: IoBudget) -> Self {
         self.io_budget = Some(budget);

@@ -18,6 +18,7 @@ use crate::engine::route::groups_of_shard;
 use crate::error::{Error, Result};
 use crate::manifest::{CheckpointPart, KeyspaceState, ManifestState, SstPlace, WalChain};
 use crate::types::{KeyspaceId, ShardId, SstId};
+use crate::volume::WearCounters;
 
 type Keyspaces = BTreeMap<KeyspaceId, Arc<KeyspaceState>>;
 
@@ -71,6 +72,11 @@ pub(crate) fn resharded(found: &[ManifestState], shards: usize, key_groups: u32)
                 epoch: found.iter().map(|old| old.epoch).max().unwrap_or_default(),
                 parts: parts.collect(),
                 committed: if shard == 0 { committed.clone() } else { BTreeMap::new() },
+                // Only the sum over all shards counts.
+                wear: match shard {
+                    0 => found.iter().fold(WearCounters::default(), |sum, old| sum.plus(&old.wear)),
+                    _ => WearCounters::default(),
+                },
             }
         })
         .collect()
@@ -200,6 +206,7 @@ mod tests {
         edits.push(ManifestEdit::CheckpointPart { id: 1, epoch: Epoch(1) });
         let info = CheckpointInfo { name: "c".into(), bytes: vec![], wall_ms: 0, shards: 1 };
         edits.push(ManifestEdit::CheckpointCommit { id: 1, info });
+        edits.push(ManifestEdit::Wear { counters: WearCounters::from_numbers([1, 2, 3, 4, 5, 6]) });
         state.apply_all(&edits).unwrap();
         vec![state]
     }
@@ -259,6 +266,8 @@ mod tests {
                     prop_assert_eq!(state.wal.len(), 1);
                     prop_assert_eq!(state.committed.len(), usize::from(shard == 0));
                 }
+                let wear = states.iter().fold(WearCounters::default(), |sum, state| sum.plus(&state.wear));
+                prop_assert_eq!(wear, WearCounters::from_numbers([1, 2, 3, 4, 5, 6]));
                 // One shard compacts one of its pieces away: its groups never see that SST again.
                 let shard = at.index(shards);
                 let keyspace = Arc::make_mut(states[shard].keyspaces.get_mut(&KeyspaceId(0)).unwrap());

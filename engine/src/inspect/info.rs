@@ -12,6 +12,7 @@ use crate::manifest::FoundManifest;
 use crate::shard::decode_options;
 use crate::types::{ExtentId, KeyspaceId, SstId};
 use crate::version::LEVELS;
+use crate::volume::{IoProfile, WearCounters};
 
 /// What a volume consists of.
 #[derive(Clone, Debug)]
@@ -37,6 +38,10 @@ pub struct VolumeInfo {
     pub capacity_bytes: u64,
     /// What the device is and can do.
     pub geometry: Geometry,
+    /// What a probe has measured of it; `None` where none was made.
+    pub profile: Option<IoProfile>,
+    /// What engines have written and discarded since the volume was made.
+    pub wear: WearCounters,
     /// Bytes of extents that SSTs of the current state or of checkpoints hold.
     pub sst_extent_bytes: u64,
     /// Bytes of extents that manifests hold.
@@ -113,6 +118,8 @@ pub(super) fn collect(view: &View, manifests: &[FoundManifest]) -> VolumeInfo {
         device_bytes: view.volume.device().len_bytes(),
         capacity_bytes: view.superblock.capacity_bytes,
         geometry: view.volume.device().geometry().clone(),
+        profile: view.superblock.profile,
+        wear: manifests.iter().fold(WearCounters::default(), |sum, found| sum.plus(&found.state.wear)),
         sst_extent_bytes: ssts.values().map(|&extents| extents as u64 * extent_bytes).sum(),
         metadata_bytes: (metadata.len() as u64 + 1) * extent_bytes,
         epoch: manifests.iter().map(|found| found.state.epoch.0).max().unwrap_or_default(),

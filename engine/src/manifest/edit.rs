@@ -29,6 +29,7 @@
 //! | 13 | checkpoint begin | checkpoint u64, epoch u64, last sequence u64 |
 //! | 14 | checkpoint keyspace | checkpoint u64, id u32, name, options |
 //! | 15 | checkpoint SST | checkpoint u64, keyspace u32, level u8, groups, id u64, whole u8, SST if whole |
+//! | 0x81 | wear | bytes written: metadata u64, log u64, level 0 u64, deeper u64; discards u64, bytes discarded u64 |
 //!
 //! An SST: id u64, pages u32, list of extents u32, footer CRC u32, smallest key, largest key, entries u64, tombstones u64, least and
 //! greatest sequence u64, least and greatest expiry u64, data bytes u64.
@@ -45,6 +46,7 @@ use std::sync::Arc;
 use super::coding::{Reader, Writer};
 use crate::log::LogPosition;
 use crate::types::{Epoch, ExtentId, KeyspaceId, SeqNo, ShardId, SstId};
+use crate::volume::WearCounters;
 use crate::{Error, Result};
 
 const VERSION: u8 = 1;
@@ -89,6 +91,8 @@ pub(crate) enum ManifestEdit {
     CheckpointKeyspace { id: u64, keyspace: KeyspaceId, name: String, options: Vec<u8> },
     /// In a snapshot: an SST of a part, by its id where it is described earlier in the snapshot.
     CheckpointSst { id: u64, keyspace: KeyspaceId, level: u8, groups: Range<u32>, sst: SstRef },
+    /// What the shard has cost the device so far. Replaces what an earlier record said.
+    Wear { counters: WearCounters },
 }
 
 /// An SST in a snapshot.
@@ -212,6 +216,7 @@ impl ManifestEdit {
             ManifestEdit::CheckpointBegin { .. } => 13,
             ManifestEdit::CheckpointKeyspace { .. } => 14,
             ManifestEdit::CheckpointSst { .. } => 15,
+            ManifestEdit::Wear { .. } => OPTIONAL | 1,
         }
     }
 
@@ -283,6 +288,7 @@ impl ManifestEdit {
                     }
                 }
             }
+            ManifestEdit::Wear { counters } => counters.numbers().into_iter().for_each(|number| out.put_u64(number)),
         }
     }
 
@@ -341,6 +347,13 @@ impl ManifestEdit {
                 groups: read_groups(reader)?,
                 sst: SstRef::decode(reader)?,
             },
+            129 => {
+                let mut numbers = [0; WearCounters::COUNT];
+                for number in &mut numbers {
+                    *number = reader.u64()?;
+                }
+                ManifestEdit::Wear { counters: WearCounters::from_numbers(numbers) }
+            }
             unknown if unknown & OPTIONAL != 0 => return Ok(None),
             unknown => {
                 let reason = format!("record type {unknown} is not known to this build: use a newer one");

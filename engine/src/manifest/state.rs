@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use super::edit::{CheckpointInfo, ManifestEdit, SstMeta, SstRef, WalChain};
 use crate::types::{Epoch, ExtentId, KeyspaceId, SeqNo, ShardId, SstId};
+use crate::volume::WearCounters;
 use crate::{Error, Result};
 
 const STRUCTURE: &str = "manifest";
@@ -42,6 +43,8 @@ pub(crate) struct ManifestState {
     pub(crate) parts: BTreeMap<u64, CheckpointPart>,
     /// The committed checkpoints (in shard 0 only).
     pub(crate) committed: BTreeMap<u64, CheckpointInfo>,
+    /// What the shard has cost the device.
+    pub(crate) wear: WearCounters,
 }
 
 /// A keyspace: its options and its SSTs.
@@ -149,6 +152,7 @@ impl ManifestState {
                 let part = self.parts.get_mut(id).ok_or_else(|| no_checkpoint(*id))?;
                 add_sst(&mut part.keyspaces, *keyspace, SstPlace { level: *level, groups: groups.clone(), meta })?;
             }
+            ManifestEdit::Wear { counters } => self.wear = *counters,
         }
         Ok(())
     }
@@ -161,6 +165,7 @@ impl ManifestState {
             ManifestEdit::LastSeq { seq: self.last_seq },
             ManifestEdit::Epoch { epoch: self.epoch },
             ManifestEdit::WalFloor { chains: self.wal.clone() },
+            ManifestEdit::Wear { counters: self.wear },
         ];
         let mut known: BTreeSet<(KeyspaceId, SstId)> = BTreeSet::new();
         for (&id, keyspace) in &self.keyspaces {
@@ -402,7 +407,7 @@ mod tests {
     proptest! {
         /// Random histories: whatever is accepted, its snapshot rebuilds the same state.
         #[test]
-        fn a_snapshot_rebuilds_the_state(steps in prop::collection::vec((0u8..9, 0u32..3, 0u64..12), 0..if cfg!(miri) { 12 } else { 80 })) {
+        fn a_snapshot_rebuilds_the_state(steps in prop::collection::vec((0u8..10, 0u32..3, 0u64..12), 0..if cfg!(miri) { 12 } else { 80 })) {
             let mut state = ManifestState::new(ShardId(3));
             for (step, ks, id) in steps {
                 let edit = match step {
@@ -412,6 +417,7 @@ mod tests {
                     5 => ManifestEdit::CheckpointPart { id, epoch: Epoch(id) },
                     6 => commit(id),
                     7 => ManifestEdit::CheckpointDrop { id },
+                    8 => ManifestEdit::Wear { counters: WearCounters::from_numbers([id; 6]) },
                     _ => ManifestEdit::LastSeq { seq: SeqNo(id) },
                 };
                 let mut next = state.clone();

@@ -26,6 +26,7 @@ mod serve;
 mod start;
 mod stats;
 mod views;
+mod wear;
 mod write;
 
 use std::any::Any;
@@ -45,7 +46,7 @@ use crate::manifest::{Manifest, ManifestEdit, ManifestState};
 use crate::read::BlockReader;
 use crate::types::{Epoch, KeyGroup, KeyspaceId, ShardId, SstId};
 use crate::version::Version;
-use crate::volume::{SharedExtents, SstFile, Volume};
+use crate::volume::{SharedExtents, SstFile, Volume, WearCounters};
 
 pub(crate) use batch::Write;
 pub use batch::WriteBatch;
@@ -127,6 +128,8 @@ pub(crate) struct Shard {
     events: Events,
     extensions: RefCell<FxHashMap<KeyspaceId, Rc<dyn Any>>>,
     counters: stats::Counters,
+    /// What the volume's device was written before this executor began.
+    wear_before: WearCounters,
 }
 
 /// What tasks of the shard wait for.
@@ -294,7 +297,7 @@ impl Shard {
     async fn commit_locked(
         &self,
         manifest: &Option<Manifest>,
-        edits: Vec<ManifestEdit>,
+        mut edits: Vec<ManifestEdit>,
         added: Vec<Arc<SstFile>>,
     ) -> Result<()> {
         self.check_writable()?;
@@ -306,6 +309,7 @@ impl Shard {
                 new.push(file);
             }
         }
+        edits.push(self.wear_edit());
         match manifest.commit(edits).await {
             Ok(released) => {
                 let mut files = self.files.borrow_mut();

@@ -75,6 +75,7 @@ impl Shard {
         }
         self.begin_close();
         self.stopped().await;
+        self.store_wear().await;
         while let Some(control) = inbox.controls.try_recv() {
             if let Control::Close(closer) = control {
                 closers.push(closer);

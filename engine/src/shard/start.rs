@@ -26,7 +26,7 @@ use crate::read::BlockReader;
 use crate::shard::{KeyspaceState, LocalMutex, MemtableSlot, Memtables, Shard, ShardConfig, Views, WalWriter};
 use crate::types::{Epoch, KeyspaceId, SeqNo, ShardId, SstId};
 use crate::version::{Table, Version};
-use crate::volume::{SharedExtents, SstFile, Volume, VolumeParts};
+use crate::volume::{SharedExtents, SstFile, Volume, VolumeParts, WearCounters};
 use crate::wal::decode_commit;
 
 /// Buffers of large reads and writes, in bytes each.
@@ -49,6 +49,8 @@ pub(crate) struct ShardPlan {
     /// All keyspaces of the volume. Those that the shard lacks are created.
     pub(crate) keyspaces: Vec<(KeyspaceId, String, KeyspaceOptions)>,
     pub(crate) epoch: Epoch,
+    /// What the opening has cost the device, as far as this shard counts it.
+    pub(crate) wear: WearCounters,
 }
 
 /// The shard's manifest.
@@ -81,6 +83,7 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
         PlannedManifest::Found(found) => (found.state.clone(), Some(found)),
         PlannedManifest::ReadOnly(state) => (state, None),
     };
+    let wear_before = state.wear.plus(&plan.wear);
     let memtable = Memtable::new();
     let replay = replay(&volume, &state, &plan.groups, &memtable).await.map_err(|error| error.located(plan.id.0, 0))?;
     let next_seq = SeqNo(state.last_seq.max(replay.last_seq).0 + 1);
@@ -104,6 +107,7 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
             ManifestEdit::WalFloor { chains: chains.clone() },
             ManifestEdit::LastSeq { seq: SeqNo(next_seq.0 - 1) },
             ManifestEdit::Epoch { epoch: plan.epoch },
+            ManifestEdit::Wear { counters: wear_before.plus(&WearCounters::of(&handle.io_stats())) },
         ];
         let stale = state.parts.keys().filter(|id| !plan.committed.contains(id));
         edits.extend(stale.map(|&id| {
@@ -159,6 +163,7 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
         events: super::Events::default(),
         extensions: RefCell::default(),
         counters: super::stats::Counters::default(),
+        wear_before,
         config: plan.config,
     });
     shard.build_versions(&state, &plan.files, &plan.keyspaces, &plan.committed)?;

@@ -37,6 +37,7 @@ mod extents;
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod loom_models;
 mod probe;
+mod profile;
 mod shared;
 mod signature;
 mod sst;
@@ -47,6 +48,7 @@ pub(crate) mod testing;
 #[cfg(all(test, not(any(loom, shuttle))))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod tests;
+mod wear;
 mod writer;
 
 use std::cell::{Cell, RefCell};
@@ -57,10 +59,12 @@ use siltstone_io::sync::{AtomicU64, Ordering, SegQueue};
 use siltstone_io::{Buffer, BufferPool, Class, Device, Handle, Placement, SharedDevice};
 
 use self::extents::ExtentMap;
-pub(crate) use self::probe::{Probe, damaged_copies, holds, probe, wipe, write_superblock};
+pub(crate) use self::probe::{BLANK_BYTES, Probe, damaged_copies, holds, probe, wipe, write_superblock};
+pub use self::profile::IoProfile;
 pub(crate) use self::shared::SharedExtents;
 pub(crate) use self::sst::{SstFile, SstRegistry};
 pub(crate) use self::superblock::{SUPERBLOCK_BYTES, Superblock};
+pub use self::wear::WearCounters;
 pub(crate) use self::writer::SstWriter;
 use crate::types::{ExtentId, SstId};
 use crate::{Error, Result};
@@ -179,7 +183,6 @@ impl VolumeParts {
     }
 
     /// Extents in use, the superblock's included, and how many there are in all.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tools will show it"))]
     pub(crate) fn usage(&self) -> (u32, u32) {
         (self.shared.map.used(), self.shared.map.extents())
     }

@@ -15,6 +15,9 @@ use crate::{Error, Result};
 /// How much is read at a time where a blank device is looked for; the area ends within the first piece.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// Where a device is zero for so long from its beginning, and has no known mark at its end, it is blank.
+pub(crate) const BLANK_BYTES: u64 = EXTENT_BYTES_MAX as u64;
+
 const _: () = assert!(AREA_BYTES <= PIECE_BYTES && PIECE_BYTES <= EXTENT_BYTES_MIN as usize);
 
 /// What is found at the beginning of a device.
@@ -62,7 +65,7 @@ async fn read_area(device: &Device) -> Result<Vec<u8>> {
 
 /// Whether nothing stands behind the area, up to where the largest first extent ends: other formats may keep their first 64 KiB free.
 async fn is_zero_behind_area(device: &Device) -> Result<bool> {
-    let end = device.len_bytes().min(u64::from(EXTENT_BYTES_MAX)) / PIECE_BYTES as u64 * PIECE_BYTES as u64;
+    let end = device.len_bytes().min(BLANK_BYTES) / PIECE_BYTES as u64 * PIECE_BYTES as u64;
     let mut buffer = Buffer::heap(PIECE_BYTES);
     for offset in (PIECE_BYTES as u64..end).step_by(PIECE_BYTES) {
         let (result, back) = device.read(offset, buffer, PIECE_BYTES).await;

@@ -17,7 +17,8 @@
 //!     52      4  shards, 0 .. 256
 //!     56      8  capacity in bytes: space behind it is not used; 0 where the device's end is the only bound
 //!     64   1024  root extent of each shard, u32 each; zero past the last
-//!   1088   3008  zero
+//!   1088     64  what was measured of the device ([`super::profile`]); zero where nothing was
+//!   1152   2944  zero
 //! ```
 //!
 //! | version | what changed |
@@ -38,6 +39,7 @@
 //! leaves a superblock without shards, or an area that was never written ([`super::Probe::Blank`]): both may be created over.
 
 use super::bytes::{array_at, is_zero, placed_crc, put_u32, put_u64, u32_at, u64_at};
+use super::profile::{IoProfile, PROFILE_BYTES};
 use crate::types::ExtentId;
 
 /// Bytes of one copy.
@@ -73,9 +75,10 @@ const KEY_GROUPS_AT: usize = 48;
 const SHARDS_AT: usize = 52;
 const CAPACITY_AT: usize = 56;
 const ROOTS_AT: usize = 64;
-const ROOTS_END: usize = ROOTS_AT + 4 * SHARDS_MAX;
+const PROFILE_AT: usize = ROOTS_AT + 4 * SHARDS_MAX;
+const PROFILE_END: usize = PROFILE_AT + PROFILE_BYTES;
 
-const _: () = assert!(ROOTS_END <= SUPERBLOCK_BYTES && AREA_BYTES <= EXTENT_BYTES_MIN as usize);
+const _: () = assert!(PROFILE_END <= SUPERBLOCK_BYTES && AREA_BYTES <= EXTENT_BYTES_MIN as usize);
 
 /// What a volume is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +97,8 @@ pub(crate) struct Superblock {
     pub(crate) capacity_bytes: u64,
     /// The root extent of each shard; none while the volume is being created.
     pub(crate) roots: Vec<ExtentId>,
+    /// What was measured of the device.
+    pub(crate) profile: Option<IoProfile>,
 }
 
 impl Superblock {
@@ -129,7 +134,7 @@ impl Superblock {
         if let Some(shard) = self.roots.iter().position(|root| root.0 == 0) {
             return Err(format!("shard {shard} has no root extent"));
         }
-        Ok(())
+        self.profile.as_ref().map_or(Ok(()), IoProfile::check)
     }
 
     /// Encodes the copy that stands at `offset`.
@@ -148,6 +153,9 @@ impl Superblock {
         put_u64(page, CAPACITY_AT, self.capacity_bytes);
         for (shard, root) in self.roots.iter().enumerate() {
             put_u32(page, ROOTS_AT + 4 * shard, root.0);
+        }
+        if let Some(profile) = &self.profile {
+            profile.encode(&mut page[PROFILE_AT..PROFILE_END]);
         }
         let crc = placed_crc(&self.volume, offset, page, CRC_AT);
         put_u32(page, CRC_AT, crc);
@@ -174,7 +182,7 @@ impl Superblock {
             return Err(Defect::Damaged(format!("{shards} shards")));
         }
         let roots_end = ROOTS_AT + 4 * shards;
-        if !is_zero(&page[roots_end..]) {
+        if !is_zero(&page[roots_end..PROFILE_AT]) || !is_zero(&page[PROFILE_END..]) {
             return Err(Defect::Damaged("reserved bytes are not zero".into()));
         }
         let superblock = Superblock {
@@ -185,6 +193,7 @@ impl Superblock {
             key_groups: u32_at(page, KEY_GROUPS_AT),
             capacity_bytes: u64_at(page, CAPACITY_AT),
             roots: (0..shards).map(|shard| ExtentId(u32_at(page, ROOTS_AT + 4 * shard))).collect(),
+            profile: IoProfile::decode(&page[PROFILE_AT..PROFILE_END]),
         };
         superblock.check().map_err(Defect::Damaged)?;
         Ok(superblock)
@@ -284,6 +293,7 @@ pub(super) fn was_never_finished(area: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::profile::tests::any_profile;
     use super::*;
     use proptest::prelude::*;
 
@@ -296,6 +306,7 @@ mod tests {
             key_groups: 1024,
             capacity_bytes: 0,
             roots: vec![ExtentId(1), ExtentId(2)],
+            profile: None,
         }
     }
 
@@ -358,6 +369,19 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_that_no_probe_makes_and_bytes_behind_it_are_damage() {
+        let damaged = |at: usize| {
+            let mut page = vec![0; SUPERBLOCK_BYTES];
+            superblock().encode(0, &mut page);
+            page[at] = 1;
+            let crc = placed_crc(&superblock().volume, 0, &page, CRC_AT);
+            put_u32(&mut page, CRC_AT, crc);
+            matches!(Superblock::decode(0, &page), Err(Defect::Damaged(_)))
+        };
+        assert!(damaged(PROFILE_AT) && damaged(PROFILE_END - 1) && damaged(PROFILE_END) && damaged(PROFILE_AT - 1));
+    }
+
+    #[test]
     fn an_unfinished_creation_is_told_apart_from_foreign_data() {
         assert!(was_never_finished(&area(&[])));
         let first = Superblock { generation: 1, roots: vec![], ..superblock() };
@@ -383,12 +407,12 @@ mod tests {
         #[test]
         fn encodes_and_decodes(
             volume: [u8; 16], generation in 1u64..1 << 24, page in 9u32..=16, extent in 16u32..=24, key_groups in 1u32..=65536, capacity: u32,
-            roots in prop::collection::vec(1u32.., 0..=if cfg!(miri) { 8 } else { 256 }), copy in 0usize..4,
+            roots in prop::collection::vec(1u32.., 0..=if cfg!(miri) { 8 } else { 256 }), copy in 0usize..4, profile in prop::option::of(any_profile()),
         ) {
             let roots = roots.into_iter().map(ExtentId).collect();
             let (page_bytes, extent_bytes) = (1 << page, 1 << extent);
             let capacity_bytes = u64::from(capacity) * 2 * u64::from(extent_bytes);
-            let superblock = Superblock { volume, generation, page_bytes, extent_bytes, key_groups, capacity_bytes, roots };
+            let superblock = Superblock { volume, generation, page_bytes, extent_bytes, key_groups, capacity_bytes, roots, profile };
             let mut page = vec![0; SUPERBLOCK_BYTES];
             superblock.encode(copy_offset(copy), &mut page);
             prop_assert_eq!(Superblock::decode(copy_offset(copy), &page), Ok(superblock));

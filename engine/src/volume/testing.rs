@@ -68,5 +68,6 @@ pub(crate) fn superblock(generation: u64) -> Superblock {
         key_groups: 16,
         capacity_bytes: 0,
         roots: vec![ExtentId(1)],
+        profile: None,
     }
 }

@@ -13,6 +13,7 @@ use crate::manifest::{
     CheckpointInfo, ManifestEdit, ManifestState, SstMeta, SstRef, WalChain, decode_edits, encode_edits, rewritten_root,
 };
 use crate::types::{Epoch, ExtentId, KeyspaceId, SeqNo, ShardId, SstId};
+use crate::volume::WearCounters;
 use crate::volume::bytes::{placed_crc, put_u32};
 
 const ROOT_BYTES: usize = 4096;
@@ -147,6 +148,7 @@ fn draw_edit(input: &mut Unstructured<'_>) -> arbitrary::Result<ManifestEdit> {
             0 => ManifestEdit::SnapshotStart { shard: ShardId(1) },
             1 => ManifestEdit::KeyspaceIdFloor { next: KeyspaceId(input.arbitrary()?) },
             2..=3 => ManifestEdit::Epoch { epoch: Epoch(input.arbitrary()?) },
+            4 => ManifestEdit::Wear { counters: WearCounters::from_numbers(input.arbitrary()?) },
             _ => ManifestEdit::LastSeq { seq: draw_seq(input)? },
         },
     })

@@ -9,8 +9,8 @@ use crate::manifest::{CheckpointInfo, ManifestEdit, ManifestState, SstRef, WalCh
 use crate::shard::encode_options;
 use crate::table::{TableBuilder, TableOptions};
 use crate::types::{Epoch, ExtentId, KeyspaceId, Kind, SeqNo, ShardId, Trailer};
-use crate::volume::Superblock;
 use crate::volume::bytes::put_u32;
+use crate::volume::{IoProfile, Superblock, WearCounters};
 use crate::wal::BatchEncoder;
 
 /// Inputs to begin with, by target: one valid thing each, and some that are nearly valid. Those of structured targets are random: any bytes
@@ -126,6 +126,18 @@ fn sample_superblock() -> Vec<u8> {
         key_groups: 1024,
         capacity_bytes: 0,
         roots: vec![crate::types::ExtentId(1)],
+        profile: Some(IoProfile {
+            measured_ms: 1,
+            read_p50_us: 80,
+            read_p99_us: 150,
+            read_iops: 400_000,
+            read_bytes_per_s: 3 << 30,
+            write_bytes_per_s: 1 << 30,
+            durable_write_us: 20,
+            background_bytes: 1 << 20,
+            background_ops: 400,
+            probed_bytes: 4 << 30,
+        }),
     };
     let mut page = vec![0; 4096];
     superblock.encode(0, &mut page);
@@ -146,6 +158,7 @@ fn sample_history() -> Vec<ManifestEdit> {
         ManifestEdit::LastSeq { seq: SeqNo(9) },
         ManifestEdit::Epoch { epoch: Epoch(3) },
         ManifestEdit::WalFloor { chains: vec![chain] },
+        ManifestEdit::Wear { counters: WearCounters::from_numbers([1, 2, 3, 4, 5, 6]) },
         ManifestEdit::KeyspaceCreate { id: keyspace, name: "k".into(), options: encode_options(&Default::default()) },
         ManifestEdit::SstAdd { keyspace, level: 0, groups: groups.clone(), meta: meta(6) },
         ManifestEdit::CheckpointBegin { id: 2, epoch: Epoch(2), last_seq: SeqNo(8) },

@@ -103,6 +103,7 @@ fn any_edit() -> impl Strategy<Value = ManifestEdit> {
         (keyspace(), any::<(u64, u8)>(), groups(), sst_ref).prop_map(|(keyspace, (id, level), groups, sst)| {
             ManifestEdit::CheckpointSst { id, keyspace, level, groups, sst }
         }),
+        any::<[u64; 6]>().prop_map(|numbers| ManifestEdit::Wear { counters: WearCounters::from_numbers(numbers) }),
     ]
 }
 
