@@ -89,9 +89,9 @@ impl ShardSeed {
             spin_us: self.spin_us,
             name: format!("shard {}", self.plan.id),
             schedule_seed: self.schedule_seed,
-            wide_entries: self.plan.parts.device().needs_wide_entries(),
             ..ExecutorConfig::default()
-        };
+        }
+        .driving_device(self.plan.parts.device());
         let mut executor = Executor::new(config, self.backend)?;
         let handle = executor.handle();
         let started = executor.try_block_on(start(self.plan, handle.clone()));
