@@ -8,12 +8,19 @@ use std::time::Duration;
 use clap::Args;
 use siltstone::{Access, IoProfile, Measurement, Options, ProbeOptions, ProbeReport, ProbeSubject};
 
+use crate::backend::Backend;
 use crate::size;
 
 #[derive(Args, Debug)]
 pub(crate) struct ProbeArgs {
     /// The volume, or a device, a file, or a directory (where a temporary file is used)
     path: PathBuf,
+    /// How a device is driven
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
+    /// Poll for the device's completions, which it must have queues for
+    #[arg(long)]
+    polled: bool,
     /// How long it may take
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     seconds: f64,
@@ -34,8 +41,9 @@ pub(crate) fn probe(args: &ProbeArgs) -> Result<(), Box<dyn Error>> {
         eprintln!("{}: it is written to, if it is blank", args.path.display());
     }
     let measuring = ProbeOptions::default().duration(duration).write(args.write).force(args.force);
+    let options = args.backend.apply(Options::at(&args.path)).polled(args.polled);
     let mut table = Table::default();
-    let report = siltstone::probe(&Options::at(&args.path), &measuring, |measured| table.row(measured))?;
+    let report = siltstone::probe(&options, &measuring, |measured| table.row(measured))?;
     // Printed or not, the measuring is done: a reader that has seen enough is no error.
     let _ = print_report(&mut io::stdout().lock(), &report);
     Ok(())

@@ -35,7 +35,9 @@ mod thread;
 pub use baton::{Baton, Pump};
 pub use buffer::{ALIGNMENT, Buffer, BufferPool};
 pub use clock::SimClock;
-pub use device::{Device, DeviceKind, Discard, Geometry, OpenMode, Placement, SharedDevice, WriteDurability};
+pub use device::{
+    Device, DeviceKind, DeviceRequest, Discard, Geometry, OpenMode, Placement, SharedDevice, WriteDurability,
+};
 pub use error::{IoError, OpKind};
 pub use executor::{
     Backend, Budget, BufferOperation, Class, ControlOperation, Driving, Executor, ExecutorConfig, Handle, IoBudget,

@@ -105,9 +105,16 @@ fn works_with(executor: &mut Executor, shared: &SharedDevice) {
 fn the_devices_that_the_environment_names() {
     for path in named_devices() {
         let geometry = works(&path);
-        assert!(geometry.fixed_size && geometry.direct);
-        let shared = SharedDevice::open_as(&path, OpenMode::ReadOnly, geometry.kind).unwrap();
-        assert_eq!(shared.geometry().logical_block_bytes, geometry.logical_block_bytes);
+        assert!(geometry.fixed_size && geometry.direct && !geometry.polled);
+        let request = DeviceRequest { kind: Some(geometry.kind), polled: true };
+        match SharedDevice::open_with(&path, OpenMode::ReadWrite, request) {
+            Ok(shared) => {
+                eprintln!("{} is polled as {:?}", path.display(), geometry.kind);
+                let config = ExecutorConfig::default().driving_device(&shared);
+                works_with(&mut Executor::new(config, Backend::Ring).unwrap(), &shared);
+            }
+            Err(error) => assert!(error.to_string().contains("nvme.poll_queues"), "{error}"),
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) enum Expected {
 }
 
 /// All steps, in their order.
-pub(crate) const STEPS: [Step; 24] = [
+pub(crate) const STEPS: [Step; 25] = [
     Step {
         name: "namespaces",
         about: "namespaces with LBAs of 512 and 4096 bytes, block and passthrough nodes, several queues, two polled",
@@ -114,6 +114,12 @@ pub(crate) const STEPS: [Step; 24] = [
         name: "job-killed-ng",
         about: "the same past the block layer, on /dev/ng0n1",
         how: How::Guest("job_killed_on_namespace 0n1"),
+        seconds_max: 400,
+    },
+    Step {
+        name: "job-polled",
+        about: "the same with completions that are polled for, on /dev/nvme0n1 and /dev/ng0n2",
+        how: How::Guest("job_polled"),
         seconds_max: 400,
     },
     Step {

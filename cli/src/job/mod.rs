@@ -55,6 +55,9 @@ pub(crate) struct FlightsArgs {
     /// How a device is driven
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
+    /// Poll for the device's completions, which it must have queues for
+    #[arg(long)]
+    polled: bool,
     /// The directory of the output files
     #[arg(long, value_name = "DIR", default_value = "flights-out")]
     output: PathBuf,
@@ -121,6 +124,7 @@ fn options(args: &FlightsArgs) -> Options {
         args.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(4)));
     args.backend
         .apply(Options::at(&args.store))
+        .polled(args.polled)
         .shards(shards)
         .memory(args.memory)
         .durability(Durability::Checkpoint)

@@ -91,9 +91,9 @@ impl ShardSeed {
             name: format!("shard {}", self.plan.id),
             schedule_seed: self.schedule_seed,
             io_budget: self.io_budget,
-            wide_entries: self.plan.parts.device().needs_wide_entries(),
             ..ExecutorConfig::default()
-        };
+        }
+        .driving_device(self.plan.parts.device());
         let mut executor = Executor::new(config, self.backend)?;
         let handle = executor.handle();
         let started = executor.try_block_on(start(self.plan, handle.clone()));

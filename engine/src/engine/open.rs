@@ -50,8 +50,7 @@ pub(crate) struct Opened {
 pub(crate) fn open_volume(options: &Options) -> Result<Opened> {
     options.validate()?;
     let device = recorded(options, open_device(options)?);
-    let config =
-        ExecutorConfig { name: "open".into(), wide_entries: device.needs_wide_entries(), ..ExecutorConfig::default() };
+    let config = ExecutorConfig { name: "open".into(), ..ExecutorConfig::default() }.driving_device(&device);
     let mut executor = Executor::new(config, backend(&options.place))?;
     let handle = executor.handle();
     executor.try_block_on(open_on(options, device, handle)).unwrap_or_else(|| Err(power_lost("opening")))
@@ -151,11 +150,7 @@ pub fn format(options: &Options, size_bytes: u64, force: bool) -> Result<()> {
     let options = options.clone().create(true).read_only(false).shards(1);
     options.validate()?;
     let shared = recorded(&options, open_device(&options)?);
-    let config = ExecutorConfig {
-        name: "format".into(),
-        wide_entries: shared.needs_wide_entries(),
-        ..ExecutorConfig::default()
-    };
+    let config = ExecutorConfig { name: "format".into(), ..ExecutorConfig::default() }.driving_device(&shared);
     let mut executor = Executor::new(config, backend(&options.place))?;
     let handle = executor.handle();
     let work = async {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use siltstone_io::{DeviceKind, IoBudget, OpenMode, SharedDevice, SimClock, SimDisk};
+use siltstone_io::{DeviceKind, DeviceRequest, IoBudget, OpenMode, SharedDevice, SimClock, SimDisk};
 
 use crate::error::{Error, Result};
 
@@ -165,7 +165,7 @@ impl KeyspaceOptions {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub(crate) place: Place,
-    pub(crate) device_kind: Option<DeviceKind>,
+    pub(crate) device: DeviceRequest,
     pub(crate) shards: usize,
     pub(crate) memory_bytes: usize,
     pub(crate) durability: Durability,
@@ -212,7 +212,7 @@ impl Options {
     fn new(place: Place) -> Options {
         Options {
             place,
-            device_kind: None,
+            device: DeviceRequest::default(),
             shards: 1,
             memory_bytes: 256 << 20,
             durability: Durability::Sync,
@@ -241,17 +241,21 @@ impl Options {
     /// [`DeviceKind::NvmePassthrough`] is its namespace past the block layer. Default: the best that works.
     #[must_use]
     pub fn device_kind(mut self, kind: DeviceKind) -> Self {
-        self.device_kind = Some(kind);
+        self.device.kind = Some(kind);
+        self
+    }
+
+    /// Whether completions are polled for instead of waited for: less latency, and a core that is busy as long as anything is in flight. The device
+    /// must have queues for it (`nvme.poll_queues`), else it is an error. Default false.
+    #[must_use]
+    pub fn polled(mut self, polled: bool) -> Self {
+        self.device.polled = polled;
         self
     }
 
     /// Opens the path, which is there or may be created.
     pub(crate) fn open_path(&self, mode: OpenMode) -> Result<SharedDevice> {
-        let path = self.place.path();
-        Ok(match self.device_kind {
-            Some(kind) => SharedDevice::open_as(&path, mode, kind)?,
-            None => SharedDevice::open(&path, mode)?,
-        })
+        Ok(SharedDevice::open_with(&self.place.path(), mode, self.device)?)
     }
 
     /// How many shards (threads) serve the volume, 1 to 256 and at most as many as there are key groups. May differ from opening to opening. Default 1.

@@ -69,8 +69,7 @@ fn on_executor<T>(place: &Place, work: impl AsyncFnOnce(SharedDevice, Handle) ->
         }
         Place::Simulated(disk, clock) => (SharedDevice::simulated(disk.clone()), Backend::Simulated(clock.clone())),
     };
-    let wide_entries = device.needs_wide_entries();
-    let config = ExecutorConfig { name: "inspect".into(), wide_entries, ..ExecutorConfig::default() };
+    let config = ExecutorConfig { name: "inspect".into(), ..ExecutorConfig::default() }.driving_device(&device);
     let mut executor = Executor::new(config, backend)?;
     let handle = executor.handle();
     executor.block_on(work(device, handle))

@@ -228,11 +228,11 @@ pub fn probe(
     let target = target::Target::choose(options, measuring)?;
     let config = ExecutorConfig {
         name: "probe".into(),
-        wide_entries: target.device().needs_wide_entries(),
         io_budget: IoBudget::UNLIMITED,
         spin_us: options.spin_us,
         ..ExecutorConfig::default()
-    };
+    }
+    .driving_device(target.device());
     let mut executor = Executor::new(config, open_backend(&options.place))?;
     let handle = executor.handle();
     let work = async { plan::run(target.prepare(&handle, options, measuring).await?, measuring, &mut progress).await };

@@ -87,7 +87,7 @@ impl Target {
             return Ok(Target { shared, path: None, temporary: true });
         }
         let mode = if measuring.write { OpenMode::ReadWrite } else { OpenMode::ReadOnly };
-        Ok(Target { shared: SharedDevice::open(&path, mode)?, path: Some(path), temporary: false })
+        Ok(Target { shared: options.open_path(mode)?, path: Some(path), temporary: false })
     }
 
     pub(super) fn device(&self) -> &SharedDevice {
@@ -115,7 +115,7 @@ impl Target {
         if let (Found::Volume(_), Some(path), false) = (&found, &self.path, measuring.write) {
             drop(device);
             drop(shared);
-            shared = SharedDevice::open(path, OpenMode::ReadWrite)?;
+            shared = options.open_path(OpenMode::ReadWrite)?;
             device = handle.attach(&shared)?;
             found = match look(&device).await? {
                 Found::Volume(superblock) => Found::Volume(superblock),

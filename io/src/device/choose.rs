@@ -10,12 +10,14 @@
 //! is there but refuses (in use, of zones, gone) is an error, since the next is the same device. A block device is not driven past the block layer
 //! unless that is asked for: partitions, mounts and other programs are known to the block layer only.
 //!
-//! With a name it is that one or an error which says what is missing.
+//! With a name it is that one or an error which says what is missing. So it is with completions that are polled for: they are only where they
+//! are asked for, since a core is busy as long as anything is in flight.
 
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::{DeviceKind, Geometry, Kind, OpenMode, file, nvme};
+use super::queue::Queue;
+use super::{DeviceKind, DeviceRequest, Geometry, Kind, OpenMode, file, nvme};
 use crate::{IoError, OpKind};
 
 /// One way of driving a device.
@@ -24,8 +26,29 @@ struct Candidate {
     path: PathBuf,
 }
 
-/// Opens a path as this kind of device, or as the best that works.
-pub(super) fn open(path: &Path, mode: OpenMode, wanted: Option<DeviceKind>) -> Result<(Kind, Geometry), IoError> {
+/// Opens a path as it is asked for, or as the best that works.
+pub(super) fn open(path: &Path, mode: OpenMode, request: DeviceRequest) -> Result<(Kind, Geometry), IoError> {
+    let (kind, mut geometry) = open_best(path, mode, request.kind)?;
+    if request.polled {
+        let refused = |reason: &str| Err(IoError::other(OpKind::Open, path, 0, 0, reason));
+        match geometry.kind {
+            DeviceKind::Block | DeviceKind::NvmePassthrough if has_poll_queues(path) => geometry.polled = true,
+            DeviceKind::Block | DeviceKind::NvmePassthrough => return refused(NO_POLL_QUEUES),
+            _ => return refused("completions are polled for on block devices and NVMe namespaces only"),
+        }
+    }
+    Ok((kind, geometry))
+}
+
+const NO_POLL_QUEUES: &str = "it has no queues to poll: NVMe has them with the module parameter nvme.poll_queues";
+
+/// Whether the block device, or that of the namespace, is polled by those who ask for it.
+fn has_poll_queues(path: &Path) -> bool {
+    let block = nvme::block_device(path).unwrap_or_else(|| path.to_owned());
+    std::fs::metadata(block).is_ok_and(|metadata| Queue::of(metadata.rdev()).number("io_poll").is_some())
+}
+
+fn open_best(path: &Path, mode: OpenMode, wanted: Option<DeviceKind>) -> Result<(Kind, Geometry), IoError> {
     let mut candidates = candidates(path);
     if let Some(wanted) = wanted {
         candidates.retain(|candidate| candidate.kind == wanted);
@@ -112,8 +135,6 @@ fn tell(
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests fail by panics")]
-
     use super::*;
     use crate::SharedDevice;
 
@@ -122,13 +143,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("volume");
         drop(SharedDevice::open(&path, OpenMode::Create).unwrap());
-        drop(SharedDevice::open_as(&path, OpenMode::ReadWrite, DeviceKind::File).unwrap());
+        let request = |kind| DeviceRequest { kind: Some(kind), ..DeviceRequest::default() };
+        drop(SharedDevice::open_with(&path, OpenMode::ReadWrite, request(DeviceKind::File)).unwrap());
+        let polled = DeviceRequest { polled: true, ..DeviceRequest::default() };
+        let error = SharedDevice::open_with(&path, OpenMode::ReadWrite, polled).map(drop).unwrap_err();
+        assert!(error.to_string().contains("polled for on block devices"), "{error}");
         for (kind, reason) in [
             (DeviceKind::Block, "no block device"),
             (DeviceKind::NvmePassthrough, "no NVMe namespace"),
             (DeviceKind::Simulated, "no simulated disk"),
         ] {
-            let error = SharedDevice::open_as(&path, OpenMode::ReadWrite, kind).map(drop).unwrap_err();
+            let error = SharedDevice::open_with(&path, OpenMode::ReadWrite, request(kind)).map(drop).unwrap_err();
             assert!(error.to_string().contains(reason), "{error}");
         }
     }

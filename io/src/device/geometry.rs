@@ -54,7 +54,7 @@ pub struct Geometry {
     pub direct: bool,
     /// Operations are started without blocking; where not, the kernel hands each to a worker thread.
     pub nowait: bool,
-    /// Completions are polled for.
+    /// Completions are polled for, as was asked when it was opened.
     pub polled: bool,
     /// How space is given back.
     pub discard: Discard,

@@ -46,6 +46,15 @@ pub enum OpenMode {
     Create,
 }
 
+/// How a device is to be driven.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceRequest {
+    /// As this kind and no other: `/dev/nvme0n1` as [`DeviceKind::NvmePassthrough`] is `/dev/ng0n1`, for instance. `None`: the best that works.
+    pub kind: Option<DeviceKind>,
+    /// Completions are polled for, which the device must have queues for. A core is busy as long as anything is in flight.
+    pub polled: bool,
+}
+
 /// When a write counts as done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteDurability {
@@ -99,15 +108,15 @@ impl SharedDevice {
     /// kernel knows of (`O_EXCL`). What is held is tried again for two seconds, since a process that was killed may hold it for a moment
     /// longer; then it is an error with `EAGAIN` (another process of ours) or `EBUSY` (mounted, below a RAID, or opened exclusively).
     pub fn open(path: &Path, mode: OpenMode) -> Result<SharedDevice, IoError> {
-        choose::open(path, mode, None).map(SharedDevice::opened)
+        SharedDevice::open_with(path, mode, DeviceRequest::default())
     }
 
-    /// The same as this kind of device and no other: `/dev/nvme0n1` as [`DeviceKind::NvmePassthrough`] is `/dev/ng0n1`, for instance.
+    /// The same in the way that is asked for, and no other.
     ///
     /// # Errors
     /// Also where the path cannot be driven so: the error says what is missing.
-    pub fn open_as(path: &Path, mode: OpenMode, kind: DeviceKind) -> Result<SharedDevice, IoError> {
-        choose::open(path, mode, Some(kind)).map(SharedDevice::opened)
+    pub fn open_with(path: &Path, mode: OpenMode, request: DeviceRequest) -> Result<SharedDevice, IoError> {
+        choose::open(path, mode, request).map(SharedDevice::opened)
     }
 
     fn opened((kind, geometry): (Kind, Geometry)) -> SharedDevice {

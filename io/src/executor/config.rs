@@ -1,6 +1,6 @@
 //! What an executor can be told.
 
-use crate::SimClock;
+use crate::{SharedDevice, SimClock};
 
 /// What kind of work a task does: decides when it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,6 +118,9 @@ pub struct ExecutorConfig {
     /// Makes room in the ring's entries for NVMe commands, which take twice as much: needed for NVMe character devices
     /// ([`SharedDevice::needs_wide_entries`](crate::SharedDevice::needs_wide_entries)), of no use for others.
     pub wide_entries: bool,
+    /// Makes a second ring, in which completions are polled for: of use for devices that were opened so
+    /// ([`Geometry::polled`](crate::Geometry::polled)). While transfers are in flight there the executor does not sleep.
+    pub polled: bool,
     /// How long `park` polls for a completion before it sleeps, in microseconds, where I/O is in flight.
     pub spin_us: u32,
     /// How the background's time is divided between flush, compaction and checkpoint while all have work.
@@ -137,12 +140,21 @@ impl Default for ExecutorConfig {
             driving: Driving::Pinned,
             ring_entries: 256,
             wide_entries: false,
+            polled: false,
             spin_us: 0,
             background_weights: [4, 2, 1],
             io_budget: IoBudget::default(),
             name: "executor".to_owned(),
             schedule_seed: None,
         }
+    }
+}
+
+impl ExecutorConfig {
+    /// With the rings that a device needs.
+    #[must_use]
+    pub fn driving_device(self, device: &SharedDevice) -> ExecutorConfig {
+        ExecutorConfig { wide_entries: device.needs_wide_entries(), polled: device.geometry().polled, ..self }
     }
 }
 

@@ -330,7 +330,8 @@ impl Executor {
                 ring.submit();
             }
             self.submission_deferred = ring.has_unsubmitted();
-            completion_waits = ring.completion_waits();
+            // Who sleeps on the eventfd would not hear of what must be polled for.
+            completion_waits = ring.completion_waits() || self.polled && ring.must_be_polled();
         }
         let stuck = ops.waits_for_room() && progress;
         if progress || completion_waits || stuck || core.ready.any() || core.remote.flag.is_notified() {

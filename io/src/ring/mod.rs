@@ -17,6 +17,7 @@
 
 mod enter;
 mod park;
+mod polled;
 pub(crate) mod probe;
 mod setup;
 mod tables;
@@ -31,6 +32,7 @@ pub(crate) use tables::FileSlot;
 
 use self::enter::EnterFd;
 use self::park::Parking;
+use self::polled::PolledRing;
 use self::tables::{BufferTable, FileTable};
 use self::uring::Uring;
 use crate::buffer::BufferPool;
@@ -94,6 +96,22 @@ macro_rules! encode {
     }};
 }
 
+/// Calls with all rings in a slice.
+macro_rules! each_ring {
+    ($self:expr, $rings:ident => $what:expr) => {
+        match &$self.polled {
+            Some(polled) => {
+                let $rings = &[&$self.ring, polled.ring()];
+                $what
+            }
+            None => {
+                let $rings = &[&$self.ring];
+                $what
+            }
+        }
+    };
+}
+
 /// Whether a device has no use for an operation.
 fn needless(transfer: &Transfer<'_>) -> bool {
     let geometry = transfer.device.geometry();
@@ -109,6 +127,7 @@ fn needless(transfer: &Transfer<'_>) -> bool {
 /// See the module.
 pub(crate) struct Ring {
     ring: Uring,
+    polled: Option<PolledRing>,
     enter_fd: EnterFd,
     executor: u64,
     /// Operations with the kernel, or about to be.
@@ -124,10 +143,15 @@ pub(crate) struct Ring {
 
 impl Ring {
     pub(crate) fn new(config: &ExecutorConfig, executor: u64, remote: Arc<Remote>) -> Result<Ring, IoError> {
-        let setup::Made { ring, enter_fd, files, buffers } = setup::make(config)?;
+        let setup::Made { ring, enter_fd, files, mut buffers } = setup::make(config)?;
+        let polled = config.polled.then(|| PolledRing::new(config)).transpose()?;
+        if polled.as_ref().is_some_and(|polled| !polled.has_buffer_table) {
+            buffers = BufferTable::new(false);
+        }
         let cap = (ring.params().cq_entries() as usize).saturating_sub(INTERNAL_MAX).max(1);
         Ok(Ring {
             ring,
+            polled,
             enter_fd,
             executor,
             with_kernel: 0,
@@ -145,32 +169,52 @@ impl Ring {
         if self.with_kernel >= self.cap {
             return false;
         }
+        let polled = self.is_polled(&transfer);
         let pushed = match transfer.device.target() {
             Target::Nvme { .. } if !needless(&transfer) => {
-                let entry = self.encode_nvme(key, transfer).user_data(key);
-                self.push_with(|ring| {
+                let entry = self.encode_nvme(key, transfer, polled).user_data(key);
+                self.push_with(polled, |ring| {
                     // SAFETY: as in `push_entry`; a discard's range is in `ranges` until its completion.
                     unsafe { ring.push_wide(&entry) }
                 })
             }
             _ => {
-                let entry = self.encode(transfer).user_data(key);
-                self.push_entry(&entry)
+                let entry = self.encode(transfer, polled).user_data(key);
+                self.push_to(polled, &entry)
             }
         };
         self.with_kernel += usize::from(pushed);
         pushed
     }
 
+    /// Whether a transfer's completion is polled for.
+    fn is_polled(&self, transfer: &Transfer<'_>) -> bool {
+        let geometry = transfer.device.geometry();
+        self.polled.is_some()
+            && geometry.polled
+            && match transfer.kind {
+                OpKind::Read => true,
+                OpKind::Write => !transfer.durable || geometry.writes_are_durable(),
+                _ => false,
+            }
+    }
+
     fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
-        self.push_with(|ring| {
+        self.push_to(false, entry)
+    }
+
+    fn push_to(&mut self, polled: bool, entry: &squeue::Entry) -> bool {
+        self.push_with(polled, |ring| {
             // SAFETY: the entry's addresses stay valid until its completion: buffers by invariant 1, the eventfd's word by invariant 3,
             // and a timeout's is only read during submission, before which `Parking` does not drop it.
             unsafe { ring.push(entry) }
         })
     }
 
-    fn push_with(&mut self, push: impl Fn(&mut Uring) -> bool) -> bool {
+    fn push_with(&mut self, polled: bool, push: impl Fn(&mut Uring) -> bool) -> bool {
+        if polled && let Some(polled) = &mut self.polled {
+            return polled.push_with(push);
+        }
         for _ in 0..2 {
             if push(&mut self.ring) {
                 return true;
@@ -181,7 +225,7 @@ impl Ring {
         false
     }
 
-    fn encode(&self, transfer: Transfer<'_>) -> squeue::Entry {
+    fn encode(&self, transfer: Transfer<'_>, polled: bool) -> squeue::Entry {
         if needless(&transfer) {
             return opcode::Nop::new().build();
         }
@@ -189,18 +233,19 @@ impl Ring {
             unreachable!("attached only to files");
         };
         match slot {
-            Some(slot) => {
+            // The other ring has no table of files.
+            Some(slot) if !polled => {
                 let target = types::Fixed(slot.index());
                 encode!(self, target, transfer)
             }
-            None => {
+            _ => {
                 let target = types::Fd(*fd);
                 encode!(self, target, transfer)
             }
         }
     }
 
-    fn encode_nvme(&mut self, key: u64, transfer: Transfer<'_>) -> squeue::Entry128 {
+    fn encode_nvme(&mut self, key: u64, transfer: Transfer<'_>, polled: bool) -> squeue::Entry128 {
         let Transfer { kind, device, buffer, offset, len, durable, .. } = transfer;
         let Target::Nvme { fd, slot, namespace, block_shift, registered_buffers } = device.target() else {
             unreachable!("the target is an NVMe namespace");
@@ -228,8 +273,8 @@ impl Ring {
         };
         let command = command.bytes();
         match slot {
-            Some(slot) => opcode::UringCmd80::new(types::Fixed(slot.index()), nvme::NVME_URING_CMD_IO),
-            None => opcode::UringCmd80::new(types::Fd(*fd), nvme::NVME_URING_CMD_IO),
+            Some(slot) if !polled => opcode::UringCmd80::new(types::Fixed(slot.index()), nvme::NVME_URING_CMD_IO),
+            _ => opcode::UringCmd80::new(types::Fd(*fd), nvme::NVME_URING_CMD_IO),
         }
         .cmd(command)
         .buf_index(index)
@@ -247,7 +292,7 @@ impl Ring {
         loop {
             let Some((key, result)) = self.ring.pop() else {
                 if entered || !self.ring.must_enter() {
-                    return None;
+                    return self.pop_polled();
                 }
                 entered = true;
                 self.enter(0, 0);
@@ -266,10 +311,24 @@ impl Ring {
         }
     }
 
+    fn pop_polled(&mut self) -> Option<(u64, i32)> {
+        let completion = self.polled.as_mut()?.pop()?;
+        self.with_kernel -= 1;
+        Some(completion)
+    }
+
     /// Whether a completion can be taken, or would be after an enter.
     #[inline]
     pub(crate) fn completion_waits(&self) -> bool {
-        self.ring.has_completion() || self.ring.must_enter()
+        self.ring.has_completion()
+            || self.ring.must_enter()
+            || self.polled.as_ref().is_some_and(PolledRing::has_completion)
+    }
+
+    /// Whether operations are in flight for whose completions nobody can sleep.
+    #[inline]
+    pub(crate) fn must_be_polled(&self) -> bool {
+        self.polled.as_ref().is_some_and(|polled| polled.in_flight() > 0)
     }
 
     /// Whether NVMe commands fit into its entries.
@@ -278,22 +337,28 @@ impl Ring {
     }
 
     pub(crate) fn has_unsubmitted(&self) -> bool {
-        self.ring.unsubmitted() > 0
+        self.ring.unsubmitted() > 0 || self.polled.as_ref().is_some_and(PolledRing::has_unsubmitted)
     }
 
     /// At the beginning of a turn: lets the kernel post what it has deferred, and gives back table slots that are not used any more.
     pub(crate) fn enter_if_needed(&mut self) {
         self.files.collect(&self.ring);
-        self.buffers.collect(&self.ring);
+        each_ring!(self, rings => self.buffers.collect(rings));
         if self.ring.must_enter() {
             self.enter(0, 0);
+        }
+        if let Some(polled) = &mut self.polled {
+            polled.poll();
         }
     }
 
     /// Hands all entries over.
     pub(crate) fn submit(&mut self) {
-        if self.has_unsubmitted() {
+        if self.ring.unsubmitted() > 0 {
             self.enter(0, 0);
+        }
+        if let Some(polled) = &mut self.polled {
+            polled.submit();
         }
     }
 
@@ -304,7 +369,7 @@ impl Ring {
 
     /// Registers a pool's memory, where that is possible.
     pub(crate) fn register_pool(&mut self, pool: &BufferPool) {
-        self.buffers.register(&self.ring, pool);
+        each_ring!(self, rings => self.buffers.register(rings, pool));
     }
 
     /// Cancels what can be cancelled, and waits for at least one completion.
@@ -312,7 +377,14 @@ impl Ring {
         if !std::mem::replace(&mut self.cancelled, true) {
             self.push_cancel();
         }
-        self.enter(1, 0);
+        match &mut self.polled {
+            // Those cannot be waited for, and are not cancelled: the device ends them.
+            Some(polled) if polled.in_flight() > 0 => {
+                polled.poll();
+                self.enter(0, 0);
+            }
+            _ => self.enter(1, 0),
+        }
     }
 
     fn push_cancel(&mut self) {
@@ -326,7 +398,7 @@ impl Ring {
         assert_eq!(self.with_kernel, 0, "operations are still with the kernel");
         self.end_wake_read();
         self.files.unregister(&self.ring);
-        self.buffers.unregister(&self.ring);
+        each_ring!(self, rings => self.buffers.unregister(rings));
         self.enter_fd.unregister(&self.ring);
     }
 }

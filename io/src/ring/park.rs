@@ -60,6 +60,10 @@ impl Ring {
             self.submit();
             return;
         }
+        if self.must_be_polled() {
+            self.poll_until_something(wait_us);
+            return;
+        }
         if spin_us > 0 && self.spin(spin_us.min(wait_us.unwrap_or(u64::MAX))) {
             return;
         }
@@ -90,6 +94,22 @@ impl Ring {
             }
             if machine_now_us() >= end_us {
                 return false;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Looks into the device's queue again and again, until there is something to do.
+    fn poll_until_something(&mut self, wait_us: Option<u64>) {
+        self.submit();
+        let end_us = wait_us.map(|us| machine_now_us() + us);
+        loop {
+            if let Some(polled) = &mut self.polled {
+                polled.poll();
+            }
+            let over = end_us.is_some_and(|end_us| machine_now_us() >= end_us);
+            if over || self.completion_waits() || self.parking.remote.flag.is_notified() {
+                return;
             }
             std::hint::spin_loop();
         }

@@ -13,9 +13,9 @@ use super::uring::Uring;
 use crate::executor::{Driving, ExecutorConfig};
 use crate::{IoError, OpKind};
 
-const ENTRIES_MIN: u32 = 8;
+pub(super) const ENTRIES_MIN: u32 = 8;
 /// Completion entries for each submission entry.
-const COMPLETIONS_PER_ENTRY: u32 = 4;
+pub(super) const COMPLETIONS_PER_ENTRY: u32 = 4;
 
 pub(super) struct Made {
     pub(super) ring: Uring,

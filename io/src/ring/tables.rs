@@ -112,22 +112,30 @@ impl BufferTable {
         BufferTable { slots: available.then(|| Slots::new(BUFFER_SLOTS)), released: Rc::default(), warned: false }
     }
 
-    pub(super) fn register(&mut self, ring: &Uring, pool: &BufferPool) {
-        self.collect(ring);
+    /// Registers a pool with all rings, at the same slots, or with none.
+    pub(super) fn register(&mut self, rings: &[&Uring], pool: &BufferPool) {
+        self.collect(rings);
         let Some(slots) = &mut self.slots else { return };
         let regions = pool.regions();
         let Some(range) = slots.take(regions.len()) else {
             return self.warn("the ring's table is full");
         };
-        // SAFETY: the regions are the pool's mapping. The kernel pins their pages; and the slots are cleared after the pool, before any
-        // other use of them. Operations that use the slots own a frame, which keeps the mapping.
-        let result = unsafe { ring.submitter().register_buffers_update(range.start as u32, &regions, None) };
+        let register = |ring: &Uring| {
+            // SAFETY: the regions are the pool's mapping. The kernel pins their pages; and the slots are cleared after the pool, before any
+            // other use of them. Operations that use the slots own a frame, which keeps the mapping.
+            unsafe { ring.submitter().register_buffers_update(range.start as u32, &regions, None) }
+        };
+        let result = rings.iter().copied().try_for_each(register);
         match result {
             Ok(()) => {
                 let released = Rc::clone(&self.released);
                 pool.set_registered(range.start as u16, move || released.borrow_mut().push(range));
             }
             Err(error) => {
+                // The first may have taken it.
+                for ring in rings {
+                    clear(ring, &range);
+                }
                 slots.give_back(range);
                 self.warn(&error.to_string());
             }
@@ -142,29 +150,33 @@ impl BufferTable {
     }
 
     #[inline]
-    pub(super) fn collect(&mut self, ring: &Uring) {
+    pub(super) fn collect(&mut self, rings: &[&Uring]) {
         if self.released.borrow().is_empty() {
             return;
         }
         let Some(slots) = &mut self.slots else { return };
         for range in self.released.borrow_mut().drain(..) {
-            let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-            let cleared = vec![none; range.len()];
-            // SAFETY: empty entries refer to no memory.
-            let result = unsafe { ring.submitter().register_buffers_update(range.start as u32, &cleared, None) };
-            match result {
-                Ok(()) => slots.give_back(range),
-                Err(error) => tracing::warn!(%error, "a slot of the ring's buffer table could not be cleared"),
+            match rings.iter().filter(|ring| !clear(ring, &range)).count() {
+                0 => slots.give_back(range),
+                _ => tracing::warn!("a slot of the ring's buffer table could not be cleared"),
             }
         }
     }
 
     /// Gives all up at the end, and with it the memory that is pinned.
-    pub(super) fn unregister(&mut self, ring: &Uring) {
+    pub(super) fn unregister(&mut self, rings: &[&Uring]) {
         if self.slots.take().is_some() {
-            let _ = ring.submitter().unregister_buffers();
+            rings.iter().for_each(|ring| drop(ring.submitter().unregister_buffers()));
         }
     }
+}
+
+/// Clears slots of a ring's table; whether that worked.
+fn clear(ring: &Uring, range: &Range<usize>) -> bool {
+    let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+    let cleared = vec![none; range.len()];
+    // SAFETY: empty entries refer to no memory.
+    unsafe { ring.submitter().register_buffers_update(range.start as u32, &cleared, None) }.is_ok()
 }
 
 #[cfg(all(test, not(any(loom, shuttle))))]

@@ -73,6 +73,19 @@ job_on_namespace() {
     siltstone info /dev/nvme$1 | grep -q "a block device"
 }
 
+# job_polled: completions are polled for, through the block layer and past it; a device without queues for it says so.
+job_polled() {
+    wipe /dev/nvme0n1
+    job /dev/nvme0n1 --polled
+    wipe /dev/nvme0n2
+    job /dev/ng0n2 --polled
+    truncate -s 64M /tmp/image
+    /bin/losetup /dev/loop0 /tmp/image
+    trap 'losetup -d /dev/loop0' EXIT
+    siltstone job flights --input /data/flights.csv --store /dev/loop0 --output /tmp/out --polled 2>/tmp/polled && return 1
+    grep -q "nvme.poll_queues" /tmp/polled
+}
+
 # devices_model: io's device tests, and the engine against the model, on all namespaces, through the block layer and past it.
 devices_model() {
     export SILTSTONE_TEST_DEVICES=/dev/nvme0n1,/dev/nvme0n2,/dev/ng0n1,/dev/ng0n2
