@@ -89,6 +89,7 @@ fn superblock() -> Superblock {
         key_groups: 16,
         capacity_bytes: 0,
         roots: vec![ExtentId(1)],
+        profile: None,
     }
 }
 
