@@ -22,7 +22,6 @@
 mod barrier;
 mod epoch;
 #[cfg(all(test, loom))]
-#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod loom_models;
 mod ticket;
 

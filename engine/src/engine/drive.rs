@@ -369,6 +369,7 @@ impl Drive {
 }
 
 /// Polls a future on this thread, which sleeps in between.
+#[expect(clippy::disallowed_methods, reason = "the caller's own thread, which no shard's is: to wake it")]
 fn block_on_thread<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {

@@ -55,6 +55,10 @@ impl LogReader {
                 self.ended = true;
                 break;
             }
+            if self.at.page >= self.pages_per_extent() {
+                let reason = format!("log {} is said to go on at page {} of an extent", self.at.log_id, self.at.page);
+                return Err(damage(self.offset(self.at), reason));
+            }
             self.load(self.at.extent).await?;
             match self.block()? {
                 Step::Commit => return Ok(self.open.take()),
@@ -102,8 +106,11 @@ impl LogReader {
             let reason = format!("block {} does not fit the commit before it", header.seq);
             return Err(damage(self.offset(self.at), reason));
         }
+        let Some(seq) = self.at.seq.checked_add(1) else {
+            return Err(damage(self.offset(self.at), "no log has that many blocks".into()));
+        };
         self.next = Some(header.next);
-        self.at.seq += 1;
+        self.at.seq = seq;
         self.at.page += (header.block_bytes() / LOG_PAGE_BYTES) as u32;
         if self.at.page == self.pages_per_extent() {
             self.at.page = 0;
@@ -231,6 +238,7 @@ pub(crate) async fn read_chain(volume: &Volume, head: LogPosition, closed_at: Op
     let mut reader = LogReader::open(volume.clone(), head, closed_at);
     let mut buffer = Buffer::heap(LOG_PAGE_BYTES);
     let (mut extent, mut page, mut seq_min) = (head.extent, head.page, head.seq);
+    let mut at_head = true;
     loop {
         let at = page as usize * LOG_PAGE_BYTES;
         if at >= present_bytes(volume, extent) {
@@ -263,7 +271,8 @@ pub(crate) async fn read_chain(volume: &Volume, head: LogPosition, closed_at: Op
                         header
                     }
                     // The block may have reached to the end of its extent: what stands before names the same successor.
-                    None if extent != head.extent => break,
+                    // Only at the head: it says nothing of sequences behind it, and extents that lead back here would be followed for ever.
+                    None if !at_head => break,
                     None => match reader.newest_before(head) {
                         Some(header) => header,
                         None => break,
@@ -274,7 +283,10 @@ pub(crate) async fn read_chain(volume: &Volume, head: LogPosition, closed_at: Op
         if extent != head.extent {
             extents.push(extent);
         }
-        (extent, page, seq_min) = (header.next, 0, seq_min.max(header.seq + 1));
+        // A block behind which there can be none ends the walk; reading it says that it is damaged.
+        let Some(behind) = header.seq.checked_add(1) else { break };
+        (extent, page, seq_min) = (header.next, 0, seq_min.max(behind));
+        at_head = false;
     }
     Ok(extents)
 }

@@ -574,3 +574,38 @@ fn a_whole_block_with_impossible_flags_is_corruption() {
     })
     .unwrap();
 }
+
+/// All once went wrong, with checksums that were right: a page of 2^32 - 1 had so many pages looked at, one by one; the last sequence was added to;
+/// an extent that leads back to the head was followed for ever.
+#[test]
+fn what_no_log_can_say_is_damage() {
+    let mut machine = Machine::new(1);
+    let mut life = machine.start();
+    let disk = machine.disk.clone();
+    life.run(async |volume| {
+        let log = log_of(&volume, &[b"a"]).await;
+        let head = log.head();
+        for page in [EXTENT_BYTES / PAGE as u32, u32::MAX] {
+            let far = LogPosition { page, ..head };
+            assert_eq!(read_chain(&volume, far, None).await.unwrap(), [head.extent]);
+            assert!(read_all(&volume, far, None).await.unwrap_err().is_corruption());
+        }
+
+        let offset = volume.parts().offset(head.extent);
+        let mut block = disk.read_raw(offset, PAGE as u64);
+        let header = BlockHeader::decode(volume.parts().id(), offset, &block).unwrap();
+        let last = BlockHeader { seq: u64::MAX, next: head.extent, ..header };
+        let back = LogPosition { page: 1, seq: u64::MAX, ..head };
+        let before = BlockHeader { next: head.extent, ..header };
+        before.seal(volume.parts().id(), offset, &mut block);
+        disk.write_raw(offset, &block);
+        assert_eq!(read_chain(&volume, back, None).await.unwrap(), [head.extent]);
+
+        last.seal(volume.parts().id(), offset, &mut block);
+        disk.write_raw(offset, &block);
+        let head = LogPosition { seq: u64::MAX, ..head };
+        assert_eq!(read_chain(&volume, head, None).await.unwrap(), [head.extent]);
+        assert!(read_all(&volume, head, None).await.unwrap_err().is_corruption());
+    })
+    .unwrap();
+}

@@ -54,7 +54,8 @@ pub(crate) use self::root::damaged_roots;
 #[cfg(feature = "fuzz")]
 pub(crate) use self::root::rewritten_root;
 use self::root::{FoundRoot, Root, read_root, write_root};
-pub(crate) use self::state::{CheckpointPart, KeyspaceState, ManifestState, SstPlace};
+use self::state::COUNTER_MAX;
+pub(crate) use self::state::{CheckpointPart, KeyspaceState, LAST_SEQ_MAX, ManifestState, SstPlace};
 use crate::log::{Durability, Fifo, LogReader, LogWriter, read_chain};
 use crate::types::{ExtentId, ShardId, SstId};
 use crate::volume::Volume;
@@ -104,6 +105,10 @@ impl FoundManifest {
     /// record does not fit.
     pub(crate) async fn read(volume: &Volume, shard: ShardId, root_extent: ExtentId) -> Result<FoundManifest> {
         let root = read_root(volume, root_extent, shard).await?;
+        if root.root.generation > COUNTER_MAX {
+            let reason = format!("generation {} has no room behind it", root.root.generation);
+            return Err(Error::corruption("root page", reason).located(shard.0, volume.parts().offset(root_extent)));
+        }
         let head = root.root.head;
         let log_offset = volume.parts().offset(head.extent);
         let located = |error: Error| {

@@ -19,10 +19,15 @@ use std::sync::Arc;
 
 use super::edit::{CheckpointInfo, ManifestEdit, SstMeta, SstRef, WalChain};
 use crate::types::{Epoch, ExtentId, KeyspaceId, SeqNo, ShardId, SstId};
+use crate::version::LEVELS;
 use crate::volume::WearCounters;
 use crate::{Error, Result};
 
 const STRUCTURE: &str = "manifest";
+/// What counts up goes on from what is stored, so that must leave room: no true volume has used up half of any range.
+pub(super) const COUNTER_MAX: u64 = u64::MAX / 2;
+pub(crate) const LAST_SEQ_MAX: SeqNo = SeqNo(SeqNo::MAX.0 / 2);
+const NEXT_KEYSPACE_MAX: KeyspaceId = KeyspaceId(u32::MAX / 2);
 
 /// The state of one shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,7 +107,9 @@ impl ManifestState {
     fn apply(&mut self, edit: &ManifestEdit) -> Result<()> {
         match edit {
             ManifestEdit::SnapshotStart { shard } => *self = ManifestState::new(*shard),
-            ManifestEdit::KeyspaceIdFloor { next } => self.next_keyspace = self.next_keyspace.max(*next),
+            ManifestEdit::KeyspaceIdFloor { next } => {
+                self.next_keyspace = self.next_keyspace.max(in_range("a keyspace id", *next, NEXT_KEYSPACE_MAX)?);
+            }
             ManifestEdit::KeyspaceCreate { id, name, options } => self.create_keyspace(*id, name, options)?,
             ManifestEdit::KeyspaceDrop { id } => {
                 self.keyspaces.remove(id).ok_or_else(|| no_keyspace(*id))?;
@@ -115,8 +122,12 @@ impl ManifestState {
                 self.remove_sst(*keyspace, *level, (*sst, *first_group))?;
             }
             ManifestEdit::WalFloor { chains } => self.wal.clone_from(chains),
-            ManifestEdit::LastSeq { seq } => self.last_seq = self.last_seq.max(*seq),
-            ManifestEdit::Epoch { epoch } => self.epoch = self.epoch.max(*epoch),
+            ManifestEdit::LastSeq { seq } => {
+                self.last_seq = self.last_seq.max(in_range("a sequence number", *seq, LAST_SEQ_MAX)?);
+            }
+            ManifestEdit::Epoch { epoch } => {
+                self.epoch = self.epoch.max(in_range("an epoch", *epoch, Epoch(COUNTER_MAX))?);
+            }
             ManifestEdit::CheckpointPart { id, epoch } => {
                 let part = CheckpointPart { epoch: *epoch, last_seq: self.last_seq, keyspaces: self.keyspaces.clone() };
                 self.add_part(*id, part)?;
@@ -254,8 +265,8 @@ impl ManifestState {
         if self.keyspaces.insert(id, Arc::new(KeyspaceState::new(name, options))).is_some() {
             return Err(inconsistent(format!("keyspace {id} is created twice")));
         }
-        let next = id.0.checked_add(1).ok_or_else(|| inconsistent("keyspace ids are used up".into()))?;
-        self.next_keyspace = self.next_keyspace.max(KeyspaceId(next));
+        in_range("a keyspace id", id, NEXT_KEYSPACE_MAX)?;
+        self.next_keyspace = self.next_keyspace.max(KeyspaceId(id.0 + 1));
         Ok(())
     }
 
@@ -275,6 +286,9 @@ impl ManifestState {
     }
 
     fn add_part(&mut self, id: u64, part: CheckpointPart) -> Result<()> {
+        in_range("a checkpoint id", id, COUNTER_MAX)?;
+        in_range("an epoch", part.epoch, Epoch(COUNTER_MAX))?;
+        in_range("a sequence number", part.last_seq, LAST_SEQ_MAX)?;
         if self.parts.insert(id, part).is_some() {
             return Err(inconsistent(format!("checkpoint {id} has two parts")));
         }
@@ -304,10 +318,17 @@ fn add_sst(
 ) -> Result<()> {
     let state = keyspaces.get_mut(&keyspace).ok_or_else(|| no_keyspace(keyspace))?;
     let id = place.meta.id;
+    if usize::from(place.level) >= LEVELS {
+        return Err(inconsistent(format!("SST {id} is in level {}; there are {LEVELS}", place.level)));
+    }
     if Arc::make_mut(state).ssts.insert((id, place.groups.start), place).is_some() {
         return Err(inconsistent(format!("SST {id} is in keyspace {keyspace} twice")));
     }
     Ok(())
+}
+
+fn in_range<T: PartialOrd + std::fmt::Debug>(what: &str, value: T, max: T) -> Result<T> {
+    if value > max { Err(inconsistent(format!("{what} has no room behind it: {value:?}"))) } else { Ok(value) }
 }
 
 fn inconsistent(reason: String) -> Error {
@@ -388,6 +409,13 @@ mod tests {
         let part = |id| ManifestEdit::CheckpointPart { id, epoch: Epoch(1) };
         refuses(&[keyspace(1)], keyspace(1));
         refuses(&[], ManifestEdit::KeyspaceDrop { id: KeyspaceId(1) });
+        // Each once came to an overflow when the volume was opened.
+        refuses(&[], ManifestEdit::KeyspaceIdFloor { next: KeyspaceId(u32::MAX) });
+        refuses(&[], ManifestEdit::LastSeq { seq: SeqNo::MAX });
+        refuses(&[], ManifestEdit::Epoch { epoch: Epoch(u64::MAX) });
+        refuses(&[], ManifestEdit::CheckpointBegin { id: 1, epoch: Epoch(u64::MAX), last_seq: SeqNo(1) });
+        refuses(&[], ManifestEdit::CheckpointBegin { id: 1, epoch: Epoch(1), last_seq: SeqNo::MAX });
+        refuses(&[], part(u64::MAX));
         refuses(&[], add(1, 1));
         refuses(&[keyspace(1), add(1, 1)], add(1, 1));
         refuses(&[keyspace(1)], remove(1, 1));

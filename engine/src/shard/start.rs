@@ -20,7 +20,7 @@ use crate::engine::route::stored_group;
 use crate::engine::{Durability, Keyspace, KeyspaceInfo, KeyspaceOptions};
 use crate::error::{Error, Result};
 use crate::log::{LogReader, LogWriter};
-use crate::manifest::{FoundManifest, Manifest, ManifestEdit, ManifestState, WalChain};
+use crate::manifest::{FoundManifest, LAST_SEQ_MAX, Manifest, ManifestEdit, ManifestState, WalChain};
 use crate::memtable::Memtable;
 use crate::read::BlockReader;
 use crate::shard::{KeyspaceState, LocalMutex, MemtableSlot, Memtables, Shard, ShardConfig, Views, WalWriter};
@@ -250,6 +250,10 @@ async fn replay(volume: &Volume, state: &ManifestState, groups: &Range<u32>, mem
         if commits == 0 {
             mark!(EmptyLogReplayed);
         } else {
+            if replay.last_seq > LAST_SEQ_MAX {
+                let reason = format!("sequence number {} has no room behind it", replay.last_seq);
+                return Err(Error::corruption("write-ahead log", reason));
+            }
             replay.chains.push(WalChain { end: Some(reader.end().seq - 1), ..chain.clone() });
         }
     }

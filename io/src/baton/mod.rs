@@ -453,6 +453,7 @@ impl<P: Pump> std::fmt::Debug for Baton<P> {
 }
 
 #[cfg(all(test, loom))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod loom_models;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;

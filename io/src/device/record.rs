@@ -47,7 +47,7 @@ use crate::OpKind;
 /// The first bytes of a trace.
 pub const TRACE_MAGIC: [u8; 8] = *b"SILTRACE";
 /// The version that is written.
-pub const TRACE_VERSION: u32 = 1;
+pub const TRACE_VERSION: u32 = 2;
 /// Bytes before the first record.
 pub const TRACE_HEADER_BYTES: usize = 16;
 /// Bytes of a record without its payload.

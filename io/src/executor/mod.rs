@@ -31,6 +31,7 @@ mod task;
 mod timer;
 
 #[cfg(all(test, loom))]
+#[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod loom_models;
 
 pub(crate) use self::core::Core;

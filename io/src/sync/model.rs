@@ -228,6 +228,7 @@ pub fn explore(preemptions_max: usize, model: impl Fn() + Send + Sync + 'static)
 /// `SHUTTLE_ITERATIONS` says how often, `SHUTTLE_SEED` from which seed. A failure prints its schedule;
 /// `SHUTTLE_SCHEDULE` with that text runs it again.
 #[cfg(shuttle)]
+#[expect(clippy::disallowed_methods, reason = "how much a model tries is not part of any run")]
 pub fn shuffle(iterations: usize, flow: impl Fn() + Send + Sync + 'static) {
     use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
     fn run(scheduler: impl Scheduler + 'static, flow: std::sync::Arc<dyn Fn() + Send + Sync>) {

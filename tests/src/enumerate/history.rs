@@ -4,6 +4,7 @@
 //!    at most all that were applied.
 //! 2. The checkpoints that are found are the first so many: at least those that were complete, at most those that were asked for. The last
 //!    one holds exactly what was applied before it was asked for, and the shards hold at least that.
+//! 3. Without a log the shards hold exactly what the last checkpoint does, and nothing where there is none.
 
 use std::collections::BTreeMap;
 
@@ -34,6 +35,8 @@ pub(super) struct History {
     pub(super) name: String,
     pub(super) shards: usize,
     pub(super) seed: u64,
+    /// Opening finds all that is durable; otherwise the last checkpoint.
+    pub(super) logs: bool,
     /// Of each shard the hashes of its states: the n-th is that behind its first n batches.
     states: Vec<Vec<u64>>,
     /// Each key's shard.
@@ -64,6 +67,7 @@ impl History {
             name: String::new(),
             shards: 0,
             seed: 0,
+            logs: true,
             states: Vec::new(),
             owners: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -79,6 +83,7 @@ impl History {
                     (history.shards, history.seed) = (words[0] as usize, words[1]);
                     history.states = vec![vec![0]; history.shards];
                 }
+                marks::WITHOUT_LOG => history.logs = false,
                 marks::APPLIED => history.apply(words, payload, &mut data)?,
                 marks::CHECKPOINT_BEGUN => {
                     let cut = history.states.iter().map(|states| states.len() - 1).collect();
@@ -149,7 +154,11 @@ impl History {
         let states = self.states_of(&recovered.entries)?;
         for (shard, state) in states.iter().enumerate() {
             let cut = last.map_or(0, |checkpoint| checkpoint.cut[shard]);
-            self.check_shard(shard, *state, bounds.lower[shard].max(cut), bounds.upper[shard])?;
+            let (lower, upper) = match self.logs {
+                true => (bounds.lower[shard].max(cut), bounds.upper[shard]),
+                false => (cut, cut),
+            };
+            self.check_shard(shard, *state, lower, upper)?;
         }
         let Some(last) = last else { return Ok(()) };
         let Some(entries) = &recovered.at_checkpoint else { unreachable!("the last checkpoint is always opened") };

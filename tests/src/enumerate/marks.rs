@@ -10,6 +10,8 @@ pub const DURABLE: u8 = 3;
 pub const CHECKPOINT_BEGUN: u8 = 4;
 /// It is complete by the engine's word. Words: its number, 0.
 pub const CHECKPOINT_DONE: u8 = 5;
+/// Behind [`BEGIN`]: the engine keeps no log, and opens on its last checkpoint. Words: 0, 0.
+pub const WITHOUT_LOG: u8 = 6;
 
 /// In place of a value's length: the key is deleted.
 const DELETED: u32 = u32::MAX;

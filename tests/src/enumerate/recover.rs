@@ -5,7 +5,7 @@
 //! 3. The engine is closed, and the volume verified.
 //! 4. Where there is a checkpoint, the state is opened once more, on that.
 
-use siltstone::{Engine, Error, KeyspaceOptions, Options, Partition, Restore, Result, ScanRange, inspect};
+use siltstone::{Durability, Engine, Error, KeyspaceOptions, Options, Partition, Restore, Result, ScanRange, inspect};
 use siltstone_io::SimDisk;
 
 use super::catch::catch;
@@ -41,14 +41,24 @@ pub(super) fn settings(options: Options, shards: usize) -> Options {
         .keyspace(KEYSPACE, KeyspaceOptions::default().partition(Partition::Prefix(PART_BYTES)))
 }
 
-/// See the module. `disk` makes the state anew.
-pub(super) fn recover(disk: impl Fn() -> SimDisk, shards: usize, seed: u64) -> std::result::Result<Recovered, String> {
+/// See the module. `disk` makes the state anew. With `logs` everything that is durable is wanted, otherwise the last checkpoint.
+pub(super) fn recover(
+    disk: impl Fn() -> SimDisk,
+    shards: usize,
+    logs: bool,
+    seed: u64,
+) -> std::result::Result<Recovered, String> {
+    let durability = if logs { Durability::Sync } else { Durability::Checkpoint };
+    let open = |simulation: &mut Simulation, restore: Restore, what: &str| {
+        let options = settings(simulation.options(), shards).durability(durability).restore(restore);
+        simulation.open(options).map_err(|error| format!("{what} fails: {error}"))
+    };
     let recovered = catch(|| {
         let mut first = Simulation::on(disk(), seed);
-        let mut found = read(&open(&mut first, shards, Restore::Latest, "opening")?)?;
+        let mut found = read(&open(&mut first, Restore::Latest, "opening")?)?;
         first.disk.crash();
         first.disk.restart();
-        let node = open(&mut first, shards, Restore::Latest, "the second opening")?;
+        let node = open(&mut first, Restore::Latest, "the second opening")?;
         let again = read(&node)?;
         if again != found {
             return Err(format!("the second opening finds {}, the first found {}", again.summary(), found.summary()));
@@ -61,17 +71,12 @@ pub(super) fn recover(disk: impl Fn() -> SimDisk, shards: usize, seed: u64) -> s
         }
         if !found.checkpoints.is_empty() {
             let mut second = Simulation::on(disk(), seed);
-            let node = open(&mut second, shards, Restore::LastCheckpoint, "opening the checkpoint")?;
+            let node = open(&mut second, Restore::LastCheckpoint, "opening the checkpoint")?;
             found.at_checkpoint = Some(read(&node)?.entries);
         }
         Ok(found)
     });
     recovered.unwrap_or_else(|panic| Err(format!("panic: {panic}")))
-}
-
-fn open(simulation: &mut Simulation, shards: usize, restore: Restore, what: &str) -> std::result::Result<Node, String> {
-    let options = settings(simulation.options(), shards).restore(restore);
-    simulation.open(options).map_err(|error| format!("{what} fails: {error}"))
 }
 
 fn read(node: &Node) -> std::result::Result<Recovered, String> {

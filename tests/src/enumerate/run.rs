@@ -96,8 +96,8 @@ pub struct Enumerator {
     cache: Cache,
 }
 
-/// What was found in a state, by its hash and the number of shards that it was opened with.
-type Cache = BTreeMap<(u64, usize), Rc<Result<Recovered, String>>>;
+/// What was found in a state, by its hash, and the number of shards and whether a log that it was opened with.
+type Cache = BTreeMap<(u64, usize, bool), Rc<Result<Recovered, String>>>;
 
 impl Enumerator {
     /// Tries the states of all crash points.
@@ -188,12 +188,13 @@ impl Visit<'_> {
         cache: &mut Cache,
         report: &mut Report,
     ) -> Rc<Result<Recovered, String>> {
-        let key = (image.hash, shards);
+        let logs = self.history.logs;
+        let key = (image.hash, shards, logs);
         if let Some(known) = cache.get(&key) {
             return Rc::clone(known);
         }
         report.opened += 1;
-        let recovered = Rc::new(recover(|| image.to_disk(image.hash), shards, image.hash));
+        let recovered = Rc::new(recover(|| image.to_disk(image.hash), shards, logs, image.hash));
         if cache.len() >= CACHE_MAX {
             cache.clear();
         }

@@ -1,20 +1,20 @@
 //! All small workloads: up to three operations and two flushes, on two keys.
 //!
-//! Operations are a put or delete of either key, a batch of two keys, and a checkpoint. With two shards the keys are in different ones. A
-//! flush writes the memtables out (`F`) or, where writes are not durable at once, only makes the log durable (`S`). A flush comes behind an operation, and no
+//! Operations are a put or delete of either key, a batch of two keys, and a checkpoint. With two shards the keys are in different ones. Writes are
+//! durable at once, or when they are flushed, or with a checkpoint ([`Mode`]). A
+//! flush writes the memtables out (`F`) or, where writes are not durable at once but there is a log, only makes that durable (`S`). A flush comes behind an operation, and no
 //! two behind the same one: with nothing in between the second has nothing to do. With one shard the keys change roles in half of them, and those
 //! are left out in which the second key comes first.
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
-use siltstone::{Durability, Error};
+use siltstone::Error;
 use siltstone_io::{SimOptions, testing::Recorder};
 
 use super::recover::settings;
 use super::trace::Trace;
-use super::workload::Client;
+use super::workload::{Client, Mode};
 use crate::Simulation;
 
 /// Operations in a workload, at most.
@@ -47,8 +47,8 @@ const OPERATIONS: [Step; 6] =
 /// A small workload. As text: `sync/2:P1,F,D1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Small {
-    /// Writes are durable when acknowledged; otherwise only when synced.
-    pub sync: bool,
+    /// When its writes are durable.
+    pub mode: Mode,
     /// Shards.
     pub shards: usize,
     /// What it does.
@@ -58,8 +58,8 @@ pub struct Small {
 /// All of them.
 pub fn all(shards: usize) -> Vec<Small> {
     let mut found = Vec::new();
-    for sync in [true, false] {
-        let flushes: &[Step] = if sync { &[Step::Flush] } else { &[Step::Flush, Step::Sync] };
+    for mode in Mode::ALL {
+        let flushes: &[Step] = if mode == Mode::Interval { &[Step::Flush, Step::Sync] } else { &[Step::Flush] };
         let mut begun = vec![(Vec::new(), 0, 0)];
         while let Some((steps, operations, flushed)) = begun.pop() {
             for operation in OPERATIONS {
@@ -71,13 +71,13 @@ pub fn all(shards: usize) -> Vec<Small> {
                         if more {
                             begun.push((longer.clone(), operations + 1, flushed + 1));
                         }
-                        found.push(Small { sync, shards, steps: longer });
+                        found.push(Small { mode, shards, steps: longer });
                     }
                 }
                 if more {
                     begun.push((longer.clone(), operations + 1, flushed));
                 }
-                found.push(Small { sync, shards, steps: longer });
+                found.push(Small { mode, shards, steps: longer });
             }
         }
     }
@@ -96,15 +96,11 @@ impl Small {
         let recorder = Recorder::in_memory();
         let options = SimOptions { latency_us: 5..20, ..SimOptions::default() };
         let mut simulation = Simulation::with(SEED, options, 0.0);
-        let durability = match self.sync {
-            true => Durability::Sync,
-            false => Durability::Interval(Duration::from_secs(3600)),
-        };
-        let options = settings(simulation.options(), self.shards).durability(durability);
+        let options = settings(simulation.options(), self.shards).durability(self.mode.durability());
         let name = format!("siltstone-crash small --only {self}");
-        Client::begin(&recorder, self.shards, SEED, &name);
+        Client::begin(&recorder, self.shards, self.mode, SEED, &name);
         let node = simulation.open(siltstone::testing::record(options, &recorder))?;
-        let client = Client::new(node.engine.clone(), recorder.clone(), self.sync)?;
+        let client = Client::new(node.engine.clone(), recorder.clone(), self.mode)?;
         node.run(self.run(&client))?;
         drop(node);
         let trace = recorder.finish().unwrap_or_else(|error| unreachable!("memory does not fail: {error}"));
@@ -145,7 +141,7 @@ impl Small {
 
 impl fmt::Display for Small {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}:", if self.sync { "sync" } else { "interval" }, self.shards)?;
+        write!(f, "{}/{}:", self.mode.name(), self.shards)?;
         for (index, step) in self.steps.iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };
             match step {
@@ -167,7 +163,8 @@ impl FromStr for Small {
     fn from_str(text: &str) -> Result<Small, String> {
         let wrong = || format!("{text:?} is not a workload such as sync/2:P1,F,D1");
         let (head, steps) = text.split_once(':').ok_or_else(wrong)?;
-        let (durability, shards) = head.split_once('/').ok_or_else(wrong)?;
+        let (name, shards) = head.split_once('/').ok_or_else(wrong)?;
+        let mode = Mode::ALL.into_iter().find(|mode| mode.name() == name).ok_or_else(wrong)?;
         let step = |step: &str| match step {
             "P1" => Ok(Step::Put(1)),
             "P2" => Ok(Step::Put(2)),
@@ -180,7 +177,7 @@ impl FromStr for Small {
             _ => Err(wrong()),
         };
         let shards = shards.parse().ok().filter(|shards| (1..=2).contains(shards)).ok_or_else(wrong)?;
-        Ok(Small { sync: durability == "sync", shards, steps: steps.split(',').map(step).collect::<Result<_, _>>()? })
+        Ok(Small { mode, shards, steps: steps.split(',').map(step).collect::<Result<_, _>>()? })
     }
 }
 
@@ -196,9 +193,34 @@ mod tests {
         // With n operations, of 6 kinds each, and up to two flushes, of one or two kinds, behind different ones.
         let durable = 6 * 2 + 36 * 4 + 216 * 7;
         let interval = 6 * 3 + 36 * 9 + 216 * 19;
-        assert_eq!(all.len(), durable + interval);
+        // Without a log there is one kind of flush, as where writes are durable at once.
+        assert_eq!(all.len(), 2 * durable + interval);
         let texts: BTreeSet<String> = all.iter().map(Small::to_string).collect();
         assert_eq!(texts.len(), all.len());
         assert!(all.iter().all(|small| small.to_string().parse() == Ok(small.clone())));
+    }
+
+    /// The kinds of ends: the mode, the last operation, and the flush behind it.
+    fn ends<'s>(of: impl Iterator<Item = &'s Small>) -> BTreeSet<String> {
+        let end = |small: &Small| {
+            let steps = &small.steps;
+            let operation = steps.iter().rposition(|step| !matches!(step, Step::Flush | Step::Sync)).unwrap();
+            Small { steps: steps[operation..].to_vec(), ..small.clone() }.to_string()
+        };
+        of.map(end).collect()
+    }
+
+    /// Neighbours differ in their ends, in blocks of 18, 12 and 6: a step that shares a factor with these leaves some ends out.
+    #[test]
+    fn the_sample_of_the_gate_has_all_ends() {
+        let gate = concat!(env!("CARGO_MANIFEST_DIR"), "/../.ci/run");
+        let gate = std::fs::read_to_string(gate).unwrap();
+        let every = gate.split("small --shards 2 --every ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let every: usize = every.unwrap().parse().unwrap();
+        let all = all(2);
+        let expected = ends(all.iter());
+        assert_eq!(expected.len(), 6 * (2 + 3 + 2));
+        assert_eq!(ends(all.iter().step_by(every)), expected);
+        assert_ne!(ends(all.iter().step_by(9)), expected, "a step of 9 was once taken");
     }
 }

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -25,11 +26,43 @@ pub(super) struct Client {
     engine: Engine,
     recorder: Recorder,
     data: Keyspace,
-    /// A write is durable when it is acknowledged.
-    sync: bool,
+    mode: Mode,
     state: Arc<Mutex<State>>,
     batches: AtomicU64,
     checkpoints: AtomicU64,
+}
+
+/// What makes a workload's writes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// They are when they are acknowledged.
+    Sync,
+    /// Only syncing and flushing do: the interval never ends.
+    Interval,
+    /// Only a checkpoint does: there is no log.
+    Checkpoint,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Mode; 3] = [Mode::Sync, Mode::Interval, Mode::Checkpoint];
+
+    /// As in the text of a workload.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Sync => "sync",
+            Mode::Interval => "interval",
+            Mode::Checkpoint => "checkpoint",
+        }
+    }
+
+    pub(super) fn durability(self) -> Durability {
+        match self {
+            Mode::Sync => Durability::Sync,
+            Mode::Interval => Durability::Interval(Duration::from_secs(3600)),
+            Mode::Checkpoint => Durability::Checkpoint,
+        }
+    }
 }
 
 /// What was applied and is not marked as durable yet.
@@ -40,14 +73,17 @@ struct State {
 
 impl Client {
     /// Marks the beginning, before the engine is opened.
-    pub(super) fn begin(recorder: &Recorder, shards: usize, seed: u64, name: &str) {
+    pub(super) fn begin(recorder: &Recorder, shards: usize, mode: Mode, seed: u64, name: &str) {
         recorder.mark(marks::BEGIN, [shards as u64, seed], name.as_bytes());
+        if mode == Mode::Checkpoint {
+            recorder.mark(marks::WITHOUT_LOG, [0, 0], &[]);
+        }
     }
 
-    pub(super) fn new(engine: Engine, recorder: Recorder, sync: bool) -> Result<Client> {
+    pub(super) fn new(engine: Engine, recorder: Recorder, mode: Mode) -> Result<Client> {
         let data = engine.keyspace(KEYSPACE)?;
         let (batches, checkpoints) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Client { engine, recorder, data, sync, state: Arc::default(), batches, checkpoints })
+        Ok(Client { engine, recorder, data, mode, state: Arc::default(), batches, checkpoints })
     }
 
     /// A partition part that this shard owns.
@@ -60,8 +96,8 @@ impl Client {
     /// Writes a batch; its keys begin with the part.
     pub(super) fn write(&self, part: [u8; 2], changes: Vec<Change>) -> impl Future<Output = Result<()>> + use<> {
         let number = self.batches.fetch_add(1, Ordering::SeqCst);
-        let (recorder, data, sync, state) =
-            (self.recorder.clone(), self.data.clone(), self.sync, Arc::clone(&self.state));
+        let (recorder, data, state) = (self.recorder.clone(), self.data.clone(), Arc::clone(&self.state));
+        let sync = self.mode == Mode::Sync;
         let operator = async move |shard: LocalShard| {
             let mut batch = WriteBatch::new();
             for (key, value) in &changes {
@@ -87,11 +123,13 @@ impl Client {
         async move { reply.await? }
     }
 
-    /// Writes the memtables out.
+    /// Writes the memtables out. Without a log nothing is promised by that.
     pub(super) async fn flush(&self) -> Result<()> {
         let applied = self.applied();
         self.engine.flush().await?;
-        self.durable(&applied);
+        if self.mode != Mode::Checkpoint {
+            self.durable(&applied);
+        }
         Ok(())
     }
 
@@ -173,12 +211,13 @@ impl Large {
         let sync = random.chance(0.6);
         let durability = match sync {
             true => Durability::Sync,
-            false => Durability::Interval(std::time::Duration::from_millis(1 + random.below(50))),
+            false => Durability::Interval(Duration::from_millis(1 + random.below(50))),
         };
         let options = settings(Options::at(directory), self.shards).durability(durability);
-        Client::begin(recorder, self.shards, self.seed, name);
+        let mode = if sync { Mode::Sync } else { Mode::Interval };
+        Client::begin(recorder, self.shards, mode, self.seed, name);
         let engine = Engine::open(siltstone::testing::record(options, recorder))?;
-        let client = Client::new(engine.clone(), recorder.clone(), sync)?;
+        let client = Client::new(engine.clone(), recorder.clone(), mode)?;
         engine.block_on(self.run(&client, &mut random))?;
         let applied = client.applied();
         engine.close_blocking()?;

@@ -13,8 +13,8 @@ use crate::volume::probe;
 use crate::wal::{BatchEncoder, WalOperation, decode_commit};
 
 const SUPERBLOCK_CRC_AT: usize = 12;
-const LOG_CRC_AT: usize = 4;
-const LOG_PAYLOAD_CRC_AT: usize = 36;
+pub(super) const LOG_CRC_AT: usize = 4;
+pub(super) const LOG_PAYLOAD_CRC_AT: usize = 36;
 pub(super) const LOG_HEADER_BYTES: usize = 64;
 /// Batches of one commit, and operations of one batch, at most.
 const BATCHES_MAX: usize = 8;

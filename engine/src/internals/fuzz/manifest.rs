@@ -109,7 +109,7 @@ fn draw_commit(input: &mut Unstructured<'_>) -> arbitrary::Result<Vec<ManifestEd
     (0..records).map(|_| draw_edit(input)).collect()
 }
 
-fn draw_edit(input: &mut Unstructured<'_>) -> arbitrary::Result<ManifestEdit> {
+pub(super) fn draw_edit(input: &mut Unstructured<'_>) -> arbitrary::Result<ManifestEdit> {
     let tag = u8::arbitrary(input)? % 20;
     let keyspace = KeyspaceId(u32::from(u8::arbitrary(input)? % 3));
     let id = u64::from(u8::arbitrary(input)? % 6);

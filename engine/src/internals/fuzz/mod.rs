@@ -15,8 +15,10 @@
 //! | `sst_build` | structured | the same, from the builder on |
 //! | `wal_record`, `log_block` | raw | [`crate::wal`], [`crate::log`] |
 //! | `wal_batches` | structured | [`crate::wal`] |
+//! | `log_walk` | structured | [`crate::log`]: following a log over extents full of hostile blocks |
 //! | `manifest_edits`, `root_page` | raw | [`crate::manifest`] |
 //! | `checkpoint_manifest` | structured | the same: histories of checkpoints |
+//! | `open_volume` | structured | a whole volume with hostile manifests, logs and root pages |
 //! | `superblock` | raw | [`crate::volume`] |
 //! | `key_codec`, `state_codec`, `keyspace_options` | raw | [`crate::state`], the options of a keyspace |
 //! | `typed_values` | structured | [`crate::state`] |
@@ -29,8 +31,10 @@
 mod blocks;
 mod codecs;
 mod damage;
+mod log_walk;
 mod logs;
 mod manifest;
+mod open_volume;
 mod operations;
 mod options;
 mod samples;
@@ -40,8 +44,10 @@ mod tests;
 
 pub use blocks::{data_block, filter_block, index_block, sst, sst_footer};
 pub use codecs::{key_codec, keyspace_options, state_codec, typed_values};
+pub use log_walk::log_walk;
 pub use logs::{log_block, superblock, wal_batches, wal_record};
 pub use manifest::{checkpoint_manifest, manifest_edits, root_page};
+pub use open_volume::open_volume;
 pub use operations::operations;
 pub use options::options;
 pub use samples::seeds;
@@ -62,7 +68,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("key_codec", key_codec),
     ("keyspace_options", keyspace_options),
     ("log_block", log_block),
+    ("log_walk", log_walk),
     ("manifest_edits", manifest_edits),
+    ("open_volume", open_volume),
     ("operations", operations),
     ("options", options),
     ("root_page", root_page),

@@ -32,9 +32,14 @@ pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("key_codec", vec![b"\x08\0\0\0\0\0\0\0\x07\x80\0\0\0\0\0\0\x01".to_vec(), b"\x05a\0\x01bc".to_vec()]),
         ("keyspace_options", vec![encode_options(&Default::default()), b"\x01\x08\x0a\x01\xe8\x07\0".to_vec()]),
         ("log_block", vec![sample_log_block(&sample_commit())]),
+        ("log_walk", hostile_logs()),
         (
             "manifest_edits",
             vec![encode_edits(&ManifestState::default().snapshot()), encode_edits(&[]), encode_edits(&history)],
+        ),
+        (
+            "open_volume",
+            vec![vec![1, 0, 0, 0], random(&[30]).remove(0), random(&[70]).remove(0), random(&[200]).remove(0)],
         ),
         ("operations", random(&[100, 400, 900, 1600])),
         ("options", vec![small_options(), random(&[60]).remove(0)]),
@@ -56,6 +61,19 @@ pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("wal_batches", random(&[200, 900])),
         ("wal_record", vec![sample_commit()]),
     ]
+}
+
+/// Layouts of `log_walk`: a log over three extents, which turn in a circle, then with a damaged block; and random ones.
+fn hostile_logs() -> Vec<Vec<u8>> {
+    // One head: page 0, log 7, extent 1, sequence 1, not closed. The successors.
+    let head = [0, 0, 0, 1, 0, 0, 0, 2, 3, 1, 1, 1];
+    // First and last, log 7, sequence 1, durable through 1, one page, next 2; at extent 1, page 0; a run of 90 blocks.
+    let run = [4, 0, 0, 0, 2, 0, 0, 0, 90, 0, 0, 0, 0];
+    let log = [&head[..], &[0], &run].concat();
+    let damaged = [&head[..], &[1, 0x40, 0x50, 2, 0, 0xff], &run].concat();
+    // The same log with a closed end, and a single block in its way.
+    let closed = [&[0, 0, 0, 1, 0, 1, 40], &head[6..], &[0], &run, &[4, 0, 9, 9, 5, 2, 4, 1]].concat();
+    [vec![log, damaged, closed], random(&[300, 800])].concat()
 }
 
 fn random(lengths: &[usize]) -> Vec<Vec<u8>> {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Targets that run a whole engine for each input.
-const SLOW: [&str; 3] = ["operations", "options", "superblock"];
+const SLOW: [&str; 4] = ["open_volume", "operations", "options", "superblock"];
 
 #[test]
 fn every_target_has_seeds() {

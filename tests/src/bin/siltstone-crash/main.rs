@@ -31,7 +31,7 @@ enum Command {
         /// Shards: 1, 2, or both without this.
         #[arg(long)]
         shards: Option<usize>,
-        /// Only every so manieth workload.
+        /// Only every so manieth workload. Without the factors 2 and 3, which would leave out ends of workloads.
         #[arg(long, default_value_t = 1)]
         every: usize,
         /// Only this workload, such as sync/2:P1,F,D1.

@@ -5,6 +5,7 @@
     reason = "the command looks at the machine and its clock; the simulations do not"
 )]
 
+mod hashes;
 mod mutants;
 mod report;
 
@@ -46,6 +47,15 @@ enum Command {
         failures_max: u64,
         #[command(flatten)]
         limits: LimitArgs,
+    },
+    /// Prints each seed and the hash of its trace: two processes must print the same.
+    Hashes {
+        /// The seeds, as A..B.
+        #[arg(long, value_parser = parse_range)]
+        seeds: Range<u64>,
+        /// Threads; each runs one simulation at a time.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
     },
     /// Runs one seed, and says what it did.
     Repeat {
@@ -153,6 +163,7 @@ fn main() -> ExitCode {
                 limits: limits.limits(),
             })
         }
+        Command::Hashes { seeds, threads } => hashes::run(seeds, threads),
         Command::Repeat { seed, limits } => repeat(seed, &limits.limits()),
         Command::Mutants { seeds, seconds, only } => mutants::run(seeds, seconds, only.as_deref()),
         Command::Shrink { seed } => shrink(seed),

@@ -45,6 +45,11 @@ impl Machine {
         }
     }
 
+    /// Ends what runs, as it is.
+    pub(in crate::internals::fuzz) fn drop_engine(&mut self) {
+        self.open = None;
+    }
+
     /// Ends the power and everything that ran, then brings the power back.
     pub(super) fn power_cycle(&mut self) {
         self.disk.crash();
