@@ -318,10 +318,11 @@ fn change_edit(edit: &mut ManifestEdit, input: &mut Unstructured<'_>) -> Result<
             1 => *groups = draw_range(input)?,
             _ => change_sst(meta, input)?,
         },
-        ManifestEdit::WalFloor { chains } => match chains.as_mut_slice() {
-            [first, ..] => change_chain(first, input)?,
-            [] => {}
-        },
+        ManifestEdit::WalFloor { chains } => {
+            if let Some(first) = chains.first_mut() {
+                change_chain(first, input)?;
+            }
+        }
         ManifestEdit::LastSeq { seq } => *seq = SeqNo(draw_seq(input)?),
         ManifestEdit::Epoch { epoch } => *epoch = Epoch(draw_seq(input)?),
         ManifestEdit::CheckpointBegin { id, epoch, last_seq } => match u8::arbitrary(input)? % 3 {
