@@ -90,6 +90,7 @@ fn checkpoints_while_some_shards_are_closing_already() {
         ended.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     }
     assert!(late > 0, "no shard was told of a barrier while it was closing");
+}
 
 /// Puts that are acknowledged at once, then the end, which says whether they are written: what closing said, and whether all of them are there.
 fn end_of(count: u32, durability: Durability, prepare: impl FnOnce(&Simulation)) -> (Result<()>, bool) {
