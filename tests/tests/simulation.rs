@@ -23,8 +23,10 @@ fn two_runs_of_a_seed_are_the_same() {
 
 #[test]
 fn canaries_are_caught() {
-    for (_, canary, _) in Canary::ALL {
-        let limits = Limits { canary: Some(canary), ..Limits::default() };
-        assert!((0..8).any(|seed| run::simulate(seed, &limits).failure.is_some()), "{canary:?} passes");
+    for plan in Canary::ALL {
+        let limits = Limits { canary: Some(plan.canary), ..Limits::default() };
+        let failure = (0..8).find_map(|seed| run::simulate(seed, &limits).failure);
+        let failure = failure.unwrap_or_else(|| panic!("{} passes", plan.name));
+        assert!(failure.contains(plan.expects), "{} is noticed by another check: {failure}", plan.name);
     }
 }

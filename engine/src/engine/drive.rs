@@ -21,7 +21,7 @@ use siltstone_io::{
 use crate::checkpoint::CheckpointInfo;
 use crate::engine::open::{Opened, backend, open_volume, power_lost};
 use crate::engine::options::{Options, Place};
-use crate::engine::{CONTROLS_CAPACITY, Engine, EngineShared, Keyspace, KeyspaceInfo, MAILBOX_CAPACITY};
+use crate::engine::{CONTROLS_CAPACITY, Engine, EngineShared, Keyspace, KeyspaceInfo, Lost, MAILBOX_CAPACITY};
 use crate::error::{Error, Result};
 use crate::shard::{Inbox, LocalShard, Shard, ShardPlan, inbox, start};
 
@@ -43,6 +43,7 @@ pub struct ShardSeed {
     schedule_seed: Option<u64>,
     spin_us: u32,
     io_budget: IoBudget,
+    lost: Lost,
 }
 
 /// A running shard and its executor, driven by its owner: turn by turn, or until a future is done.
@@ -72,10 +73,10 @@ pub struct ShardDriver {
 }
 
 /// The end of a shard. Dropped last of a driver's parts, it tells those who wait.
-#[derive(Default)]
 struct Ending {
     closed: Cell<bool>,
     closers: RefCell<Vec<oneshot::Sender<()>>>,
+    lost: Lost,
 }
 
 impl ShardSeed {
@@ -98,10 +99,11 @@ impl ShardSeed {
         let handle = executor.handle();
         let started = executor.try_block_on(start(self.plan, handle.clone()));
         let shard = started.unwrap_or_else(|| Err(power_lost("recovering")))?;
-        let ending = Rc::new(Ending::default());
+        let ending = Rc::new(Ending { closed: Cell::new(false), closers: RefCell::default(), lost: self.lost });
         let (served, end) = (Rc::clone(&shard), Rc::clone(&ending));
         handle.spawn(Class::Foreground, async move {
-            let closers = served.serve(self.inbox).await;
+            let closers = Rc::clone(&served).serve(self.inbox).await;
+            end.note_lost(&served);
             end.closed.set(true);
             match driving {
                 // The driver is dropped next, and then there is nothing left of the shard.
@@ -171,8 +173,22 @@ impl ShardDriver {
     }
 }
 
+impl Ending {
+    /// What the shard has acknowledged and not written will not be written any more.
+    fn note_lost(&self, shard: &Shard) {
+        if let Some(error) = shard.unwritten() {
+            // One error is enough: each says that the end of what was acknowledged is lost.
+            let _ = self.lost.set(error);
+        }
+    }
+}
+
 impl Drop for ShardDriver {
     fn drop(&mut self) {
+        if !self.is_closed() {
+            // Dropped by its owner, or the shard has panicked.
+            self.ending.note_lost(&self.shard);
+        }
         // What operators keep there (snapshots) may hold the shard, and with it the device and its lock.
         self.shard.drop_extensions();
     }
@@ -228,8 +244,8 @@ pub(super) fn open_pinned(options: Options) -> Result<Engine> {
     match failure {
         None => Ok(engine),
         Some(error) => {
-            // End the others before the volume's lock is given up.
-            engine.close_blocking()?;
+            // End the others before the volume's lock is given up. They have acknowledged nothing.
+            let _ = engine.close_blocking();
             Err(error)
         }
     }
@@ -247,6 +263,7 @@ fn assemble(options: &Options, opened: Opened) -> (Arc<EngineShared>, Vec<ShardS
     let Opened { plans, gate, keyspaces, key_groups, restored, next_keyspace, io_budget } = opened;
     let mut ports = Vec::new();
     let mut seeds = Vec::new();
+    let lost = Lost::default();
     for plan in plans {
         let (port, inbox) = inbox(MAILBOX_CAPACITY, CONTROLS_CAPACITY);
         ports.push(port);
@@ -255,8 +272,9 @@ fn assemble(options: &Options, opened: Opened) -> (Arc<EngineShared>, Vec<ShardS
             Place::Simulated(disk, _) => Some(disk.schedule_seed()),
         };
         let backend = backend(&options.place);
+        let lost = Arc::clone(&lost);
         let spin_us = options.spin_us;
-        seeds.push(ShardSeed { plan, inbox, backend, schedule_seed, spin_us, io_budget });
+        seeds.push(ShardSeed { plan, inbox, backend, schedule_seed, spin_us, io_budget, lost });
     }
     let keyspaces: BTreeMap<String, Keyspace> = keyspaces
         .into_iter()
@@ -274,6 +292,7 @@ fn assemble(options: &Options, opened: Opened) -> (Arc<EngineShared>, Vec<ShardS
         restored,
         read_only: options.read_only,
         creating: Mutex::default(),
+        lost,
     };
     (Arc::new(shared), seeds)
 }

@@ -23,7 +23,8 @@ pub const VOLUME_FILE_NAME: &str = "siltstone.vol";
 pub enum Durability {
     /// When it is on stable storage (the default). Writes of one turn of the shard's loop share one device write and flush.
     Sync,
-    /// At once; it is on stable storage after at most this time.
+    /// At once; it is on stable storage after at most this time, and the time that two writes of the log take: that which is under way, and its
+    /// own. Where it cannot be written later writes are refused, and [`Engine::close`](crate::Engine::close) says so.
     Interval(Duration),
     /// At once, and without a log: after a crash the state is that of the last complete checkpoint, from which the source replays.
     Checkpoint,

@@ -125,6 +125,11 @@ impl WalWriter {
         self.progressed.notify_all();
     }
 
+    /// Whether there is something that the log was to write and has not: in the buffer, on its way, or failed.
+    fn is_behind(&self) -> bool {
+        self.durable.get() < self.appended.get()
+    }
+
     /// The commit task.
     pub(crate) async fn run(shard: Rc<Shard>) {
         let wal = &shard.wal;
@@ -175,7 +180,7 @@ impl WalWriter {
                     if shard.closing.get() {
                         tracing::error!(
                             shard = shard.id.0,
-                            "closed without space for the log: writes that failed with NoSpace are lost"
+                            "closed without space for the log: its last writes are lost"
                         );
                         break;
                     }
@@ -212,6 +217,10 @@ impl WalWriter {
                 || self.pending.borrow().len() >= PENDING_BYTES_MAX
         };
         while !hurry() {
+            if mutant!(IntervalNeverWrites) {
+                self.needed.wait().await;
+                continue;
+            }
             let now = shard.handle.now_us();
             if now >= deadline {
                 break;
@@ -220,5 +229,18 @@ impl WalWriter {
             let needed = std::pin::pin!(self.needed.wait());
             futures_util::future::select(sleep, needed).await;
         }
+    }
+}
+
+impl Shard {
+    /// Why what was acknowledged before it was written is not on stable storage, where that is so. Of a shard that has ended it is lost.
+    pub(crate) fn unwritten(&self) -> Option<Error> {
+        let acknowledges_at_once = matches!(self.config.durability, Durability::Interval(_));
+        if !acknowledges_at_once || !self.wal.is_behind() {
+            return None;
+        }
+        let refused = self.check_writable().err().or_else(|| self.wal.full.borrow().clone());
+        let ended = || Error::Poisoned { shard: self.id.0, cause: "it ended before it was closed".into() };
+        Some(refused.unwrap_or_else(ended))
     }
 }

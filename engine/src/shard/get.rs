@@ -26,6 +26,9 @@ impl Shard {
         time_ms: Option<u64>,
     ) -> Result<Option<ValueRef>> {
         let group = self.own_group(keyspace, key)?;
+        if self.is_poisoned() && mutant!(ReadsNeedAWritableShard) {
+            self.check_writable()?;
+        }
         let stored = stored_key(group, key);
         self.counters.gets.set(self.counters.gets.get() + 1);
         if let Some(entry) = self.memtables.find(|memtable| memtable.get(keyspace.id(), &stored, view)) {

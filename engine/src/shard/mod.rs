@@ -315,6 +315,9 @@ impl Shard {
                 let mut files = self.files.borrow_mut();
                 files.extend(new.into_iter().map(|file| (file.id(), file)));
                 for sst in released {
+                    if mutant!(ForgottenSstKept) {
+                        continue;
+                    }
                     if let Some(file) = files.remove(&sst) {
                         file.release();
                     }

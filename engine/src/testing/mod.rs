@@ -18,7 +18,7 @@ pub mod mutants;
 mod tests;
 mod turns;
 
-pub use audit::{Audit, audit};
+pub use audit::{Audit, audit, audit_quiet, lose_extent};
 pub(crate) use audit::{Owner, References};
 pub use late::{LateOperator, epoch_of};
 pub use siltstone_io::testing::Recorder;

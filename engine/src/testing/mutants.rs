@@ -32,6 +32,8 @@ siltstone_io::mutant_table! {
         "the extents before the log's new floor are not given back: they leak",
     RefusedExtentLeaked:
         "an extent whose space the device refuses stays marked: it leaks",
+    ForgottenSstKept:
+        "an SST that no manifest names any more is held as before: its space is lost until the next opening",
     SstFreedUnderReaders:
         "an SST is freed when no manifest refers to it, though scans still read it: they find other data",
     SharedSstFreedByFirst:
@@ -142,6 +144,12 @@ siltstone_io::mutant_table! {
         "closing acknowledges what is in the log's buffer without writing it: it is lost",
     FlushGivenUpPoisons:
         "a flush that closing gives up counts as a failed write: what the log still has to write is lost",
+    CloseAlwaysSaysOk:
+        "closing says that all is well where what was acknowledged could not be written: it is lost without a word",
+    ReadsNeedAWritableShard:
+        "reads fail in a shard that cannot be written any more: what is there cannot be had",
+    IntervalNeverWrites:
+        "the end of the interval is not noticed: what is acknowledged at once is written only when there is much of it, and lost in a crash",
     AdmissionNotWoken:
         "writers that wait for a flush are not told of it: they wait until something else wakes them, or for ever",
     // Operators, snapshots, epochs, checkpoints.

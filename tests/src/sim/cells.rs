@@ -42,6 +42,8 @@ struct Attempt {
     /// When it was sent, the same for all of a batch, and when its end was heard of.
     begun: Moment,
     ended: Moment,
+    /// The virtual time of that.
+    ended_us: u64,
     /// Whether it ended well; nothing while it is in flight.
     outcome: Option<bool>,
 }
@@ -87,14 +89,14 @@ impl Cells {
     pub(crate) fn begin(&mut self, id: &CellId, version: Version, place: Place, begun: Moment) {
         let cell = self.0.entry(id.clone()).or_insert_with(|| Cell::new(vec![Version::absent()]));
         assert!(!cell.in_flight(), "a cell has one write at a time");
-        cell.run.push(Attempt { version, place, begun, ended: Moment::MAX, outcome: None });
+        cell.run.push(Attempt { version, place, begun, ended: Moment::MAX, ended_us: u64::MAX, outcome: None });
     }
 
     /// It ends.
-    pub(crate) fn end(&mut self, id: &CellId, succeeded: bool, durable: bool, ended: Moment) {
+    pub(crate) fn end(&mut self, id: &CellId, succeeded: bool, durable: bool, ended: Moment, now_us: u64) {
         let cell = self.0.get_mut(id).expect("the write has begun");
         let attempt = cell.run.last_mut().expect("the write has begun");
-        (attempt.ended, attempt.outcome) = (ended, Some(succeeded));
+        (attempt.ended, attempt.ended_us, attempt.outcome) = (ended, now_us, Some(succeeded));
         if succeeded {
             cell.visible.clear();
             if durable {
@@ -161,6 +163,15 @@ impl Cells {
             if let Some(cell) = self.0.get_mut(&id) {
                 cell.durable = cell.durable.max(version);
             }
+        }
+    }
+
+    /// What had ended well before this time is durable now.
+    pub(crate) fn durable_before(&mut self, before_us: u64) {
+        for cell in self.0.values_mut() {
+            let is_old = |attempt: &Attempt| attempt.outcome == Some(true) && attempt.ended_us < before_us;
+            let count = cell.run.iter().rposition(is_old).map_or(0, |index| index + 1);
+            cell.durable = cell.durable.max(count);
         }
     }
 

@@ -45,11 +45,11 @@ impl World {
         self.disk().rot(place);
         let way = Way { restore: Restore::Latest, retained: None, ..way.clone() };
         let options = self.plan.options(self.simulation.options(), &way, &mut self.random);
-        if let Some(node) = named(self.simulation.open(options), placement, place) {
+        if let Some(node) = named(Asked::Opening, self.simulation.open(options), placement, place) {
             let shift = self.shift(&node, &way);
             self.read_and_compare(&node, &shift, placement, place);
             for written in [node.run(node.engine.flush()), node.run(node.engine.compact())] {
-                named(written, placement, place);
+                named(Asked::Write, written, placement, place);
             }
             self.read_and_compare(&node, &shift, placement, place);
         }
@@ -84,7 +84,7 @@ impl World {
     fn read_damaged(&mut self, placement: Placement, place: u64, way: &Way) {
         let way = Way { restore: Restore::Latest, ..way.clone() };
         let options = self.plan.options(self.simulation.options(), &way, &mut self.random).read_only(true);
-        let Some(node) = named(self.simulation.open(options), placement, place) else { return };
+        let Some(node) = named(Asked::Opening, self.simulation.open(options), placement, place) else { return };
         let shift = self.shift(&node, &way);
         self.read_and_compare(&node, &shift, placement, place);
     }
@@ -93,7 +93,7 @@ impl World {
         node.run(shift.tell_time());
         let now_ms = self.oracle.lock().now_ms;
         let found = node.run(read_all(&node.engine, shift.states.as_ref(), now_ms));
-        if let Some(found) = named(found, placement, place) {
+        if let Some(found) = named(Asked::Read, found, placement, place) {
             self.check(&found);
         }
         self.get_everything(node, shift, placement, place);
@@ -107,7 +107,7 @@ impl World {
         };
         for (key, value) in &data {
             let found = node.run(node.engine.get(&shift.spaces[0], key));
-            if let Some(found) = named(found, placement, place) {
+            if let Some(found) = named(Asked::Read, found, placement, place) {
                 assert_eq!(
                     found.as_ref(),
                     Some(value),
@@ -117,7 +117,7 @@ impl World {
         }
         for id in &ids {
             let found = node.run(node.engine.get(&shift.spaces[id.0], &id.1));
-            if let Some(found) = named(found, placement, place) {
+            if let Some(found) = named(Asked::Read, found, placement, place) {
                 let observed = self.oracle.lock().cells.observe(id, found.as_deref(), now_ms);
                 assert!(
                     observed.is_ok(),
@@ -129,30 +129,41 @@ impl World {
     }
 }
 
-/// What was read; or nothing, where an error names the damage.
-fn named<T>(result: Result<T>, placement: Placement, place: u64) -> Option<T> {
-    let names_it = |structure: &str, offset: Option<u64>| {
-        let is_elsewhere = match placement {
-            // What the root pages name.
-            Placement::Metadata => true,
-            Placement::Wal => false,
-            // A large block crosses extents, which lie anywhere.
-            Placement::Level0 | Placement::Deep => structure == "data block",
-        };
-        is_elsewhere || offset.is_none_or(|offset| offset.abs_diff(place) < NEAR_BYTES)
+/// What met the damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Opening,
+    /// A read of an engine that is open.
+    Read,
+    /// A flush or compaction, which makes its shard read-only.
+    Write,
+}
+
+/// What was asked for; or nothing, where an error names the damage: with its place, unless it is metadata, and of an open engine with the shard.
+fn named<T>(asked: Asked, result: Result<T>, placement: Placement, place: u64) -> Option<T> {
+    let names_it = |structure: &str, offset: Option<u64>| match placement {
+        // What the root pages name.
+        Placement::Metadata => true,
+        Placement::Wal => offset.is_some_and(|offset| offset.abs_diff(place) < NEAR_BYTES),
+        // A large block crosses extents, which lie anywhere.
+        Placement::Level0 | Placement::Deep => {
+            offset.is_some_and(|offset| structure == "data block" || offset.abs_diff(place) < NEAR_BYTES)
+        }
     };
     let error = match result {
         Ok(value) => return Some(value),
         Err(error) => error,
     };
     let is_named = match &error {
-        Error::Corruption(corruption) => names_it(corruption.structure, corruption.offset),
-        // Flush or compaction has come upon it.
-        Error::Poisoned { cause, .. } => {
+        Error::Corruption(corruption) => {
+            names_it(corruption.structure, corruption.offset) && (asked == Asked::Opening || corruption.shard.is_some())
+        }
+        // Flush or compaction has come upon it; reads go on.
+        Error::Poisoned { cause, .. } if asked == Asked::Write => {
             damage_in(cause).is_some_and(|(structure, offset)| names_it(structure, offset))
         }
         _ => false,
     };
-    assert!(is_named, "{placement:?} at {place} is damaged, and the error does not name that: {error}");
+    assert!(is_named, "{placement:?} at {place} is damaged, and the error of {asked:?} does not name that: {error}");
     None
 }

@@ -9,6 +9,7 @@
 //!    earlier one: metadata is read only then, and what has come back in an older state names what is not there any more. And a large data
 //!    block crosses extents, which lie anywhere.
 //! 5. What was acknowledged may be missing where a block of a log or of metadata was damaged when the volume was opened.
+//! 6. What writes nothing goes on where nothing can be written: a read fails with a failed read, with damage, or because the engine has been closed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +23,14 @@ pub(crate) const NEAR_BYTES: u64 = 256 << 10;
 
 /// How long it takes at most until all that waits for space has tried again, on a disk that answers soon.
 const RETRIED_US: u64 = 2_000_000;
+
+/// What kind of operation of the engine it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// It writes nothing, and waits for no write.
+    Read,
+    Write,
+}
 
 /// An operation of the device, as an error names it: what, where, how much.
 type Operation = (OpKind, u64, u64);
@@ -103,7 +112,7 @@ impl Excuses {
     }
 
     /// Whether an operation that was sent at this moment may fail with this error; if not, why.
-    pub(crate) fn legitimate(&mut self, error: &Error, sent_us: u64) -> Result<(), String> {
+    pub(crate) fn legitimate(&mut self, class: Class, error: &Error, sent_us: u64) -> Result<(), String> {
         self.learn_damage();
         match error {
             Error::Corruption(corruption) => self.is_damaged(corruption.structure, corruption.offset),
@@ -112,12 +121,19 @@ impl Excuses {
             _ if self.disk.crashed() => Ok(()),
             Error::Closed if self.closing => Ok(()),
             Error::Closed | Error::Busy(_) => Err("nobody has closed it".into()),
+            Error::NoSpace(_) | Error::Poisoned { .. } if class == Class::Read => Err("it writes nothing".into()),
+            Error::Io(error) if class == Class::Read && error.op != OpKind::Read => Err("it only reads".into()),
             Error::NoSpace(_) if self.lacked_space(sent_us) => Ok(()),
             Error::NoSpace(_) => Err("there is space".into()),
             Error::Io(error) => self.has_told((error.op, error.offset, error.length)).map(drop),
             Error::Poisoned { shard, cause } => self.may_be_poisoned(*shard, cause),
             _ => Err("such errors are the caller's".into()),
         }
+    }
+
+    /// Whether the disk has told of a failure in this life, or shows something that is not true.
+    pub(crate) fn has_faults(&self) -> bool {
+        !self.told().is_empty() || !self.disk.atlas().is_empty()
     }
 
     fn told(&self) -> Vec<Told> {
@@ -224,7 +240,18 @@ mod tests {
         let failed = IoError::from_errno(OpKind::Write, "disk", 8192, 4096, nix::libc::EIO);
         let poisoned = Error::Poisoned { shard: 0, cause: failed.to_string() };
         for error in [Error::Io(failed), poisoned, Error::NoSpace("full".into()), Error::corruption("root", "torn")] {
-            assert!(excuses.legitimate(&error, 0).is_err(), "{error}");
+            assert!(excuses.legitimate(Class::Write, &error, 0).is_err(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_read_does_not_fail_for_want_of_a_shard_that_can_be_written() {
+        let mut excuses = excuses(Contract::Errors);
+        let failed = IoError::from_errno(OpKind::Write, "disk", 8192, 4096, nix::libc::EIO);
+        let poisoned = Error::Poisoned { shard: 0, cause: failed.to_string() };
+        for error in [Error::Io(failed), poisoned, Error::NoSpace("full".into())] {
+            let reason = excuses.legitimate(Class::Read, &error, 0).expect_err("nothing excuses it");
+            assert!(["it writes nothing", "it only reads"].contains(&&reason[..]), "{error}: {reason}");
         }
     }
 }

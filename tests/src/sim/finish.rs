@@ -3,8 +3,9 @@
 use siltstone::{Durability, Error, KeyspaceOptions, Restore, Result, inspect};
 use siltstone_io::SimFaults;
 
+use super::excuses::Class;
 use super::operators::drop_snapshots;
-use super::plan::Way;
+use super::plan::{Canary, Way};
 use super::shift::Shift;
 use super::world::World;
 use crate::{Crashed, Node};
@@ -19,7 +20,7 @@ impl World {
         let Some(node) = self.recover(&way, false) else { return };
         let shift = self.shift(&node, &way);
         let failures = self.tally.borrow().failures();
-        self.put_canary();
+        self.put_canary(&node);
         let survived = node.try_run(shift.tell_time()).and_then(|()| {
             self.round(&node, &shift, 20)?;
             self.compare(&node, &shift)
@@ -76,14 +77,18 @@ impl World {
         self.disk().set_faults(SimFaults::default());
         let audit = node.try_run(siltstone::testing::audit(&node.engine));
         self.disk().set_faults(self.plan.faults.clone());
-        if let Ok(audit) = audit? {
-            assert!(audit.is_clean(), "extents in use are not those referred to: {audit:?}");
-            self.tally.borrow_mut().count("audit at rest");
+        match audit? {
+            Ok(audit) => {
+                assert!(audit.is_clean(), "extents in use are not those referred to: {audit:?}");
+                self.tally.borrow_mut().count("audit at rest");
+            }
+            // Of a shard that cannot be written any more.
+            Err(error) => self.oracle.lock().judge(Class::Write, "audit at rest", &error),
         }
         Ok(())
     }
 
-    /// With nothing left to do, and nobody who reads: the extents in use are those that somebody refers to.
+    /// With nothing left to do, and nobody who reads: the extents in use are those that a manifest refers to.
     fn audit(&mut self, node: &Node, shift: &Shift) {
         let data = shift.spaces[0].clone();
         node.run(async {
@@ -96,7 +101,11 @@ impl World {
             node.engine.compact().await
         })
         .unwrap_or_else(|error| panic!("flush and compaction fail without faults: {error}"));
-        let audit = node.run(siltstone::testing::audit(&node.engine));
+        if self.plan.canary == Some(Canary::LostExtent) {
+            let lost = node.run(siltstone::testing::lose_extent(&node.engine));
+            lost.unwrap_or_else(|error| panic!("an extent cannot be taken: {error}"));
+        }
+        let audit = node.run(siltstone::testing::audit_quiet(&node.engine));
         let audit = audit.unwrap_or_else(|error| panic!("the audit fails: {error}"));
         assert!(audit.is_clean(), "extents in use are not those referred to: {audit:?}");
         self.tally.borrow_mut().count("audit");

@@ -35,16 +35,15 @@ pub(crate) struct Write {
     typed: bool,
     /// Its place in its shard's order of application, once it was applied.
     applied: u32,
-    /// When that was.
+    /// When that was, and the virtual time of it.
     moment: Moment,
+    applied_us: u64,
 }
 
 /// All writes ever, and the shards of the current run.
 #[derive(Default)]
 pub(crate) struct Journal {
     writes: BTreeMap<WriteId, Write>,
-    /// The writes that gave a key a value.
-    writers: BTreeMap<Vec<u8>, Vec<WriteId>>,
     /// What the current run began with.
     base: BTreeSet<WriteId>,
     /// What was submitted in the current run.
@@ -72,10 +71,7 @@ impl Journal {
     fn add(&mut self, part: [u8; 2], changes: Vec<(Vec<u8>, Option<Vec<u8>>)>, typed: bool) -> WriteId {
         let id = self.writes.last_key_value().map_or(1, |(id, _)| id + 1);
         let (run, epoch) = (self.run, self.epoch);
-        for (key, _) in changes.iter().filter(|(_, value)| value.is_some()) {
-            self.writers.entry([&part[..], key].concat()).or_default().push(id);
-        }
-        self.writes.insert(id, Write { part, changes, run, epoch, typed, applied: 0, moment: 0 });
+        self.writes.insert(id, Write { part, changes, run, epoch, typed, applied: 0, moment: 0, applied_us: 0 });
         self.submitted.insert(id);
         id
     }
@@ -90,11 +86,11 @@ impl Journal {
     }
 
     /// A write has been applied in a shard.
-    pub(crate) fn apply(&mut self, shard: usize, id: WriteId, moment: Moment) {
+    pub(crate) fn apply(&mut self, shard: usize, id: WriteId, moment: Moment, now_us: u64) {
         let applied = &mut self.applied[shard];
         applied.push(id);
         let write = self.writes.get_mut(&id).expect("applied writes were submitted");
-        (write.applied, write.moment) = (applied.len() as u32, moment);
+        (write.applied, write.moment, write.applied_us) = (applied.len() as u32, moment, now_us);
         for (key, value) in &write.changes {
             change(&mut self.current, &write.part, key, value.as_ref());
         }
@@ -102,6 +98,13 @@ impl Journal {
 
     pub(crate) fn acknowledge(&mut self, ids: impl IntoIterator<Item = WriteId>) {
         self.durable.extend(ids);
+    }
+
+    /// What had been applied in the current run before this time is durable.
+    pub(crate) fn acknowledge_before(&mut self, before_us: u64) {
+        let is_old = |id: &&WriteId| self.writes[*id].applied_us < before_us;
+        let old: Vec<WriteId> = self.applied.iter().flatten().filter(is_old).copied().collect();
+        self.durable.extend(old);
     }
 
     /// What a read of `data` must give now, for who writes to this part alone.
@@ -231,12 +234,26 @@ impl Journal {
         data
     }
 
-    /// Whether some write ever gave a key this value.
-    pub(crate) fn was_written(&self, key: &[u8], value: &[u8]) -> bool {
-        let gave = |id: &WriteId| {
-            self.writes[id].changes.iter().any(|(changed, to)| key[2..] == changed[..] && to.as_deref() == Some(value))
-        };
-        self.writers.get(key).is_some_and(|writers| writers.iter().any(gave))
+    /// Whether a scan of `data` that began at a moment, when this was there, may show what was found: of each key what was there, or what a write
+    /// that was applied since has made of it.
+    pub(crate) fn shows_since(&self, since: Moment, before: &Data, found: &Data) -> Result<(), String> {
+        let mut made: BTreeMap<Vec<u8>, Vec<Option<&Vec<u8>>>> = BTreeMap::new();
+        for applied in &self.applied {
+            let recent = applied.iter().rev().map(|id| &self.writes[id]).take_while(|write| write.moment > since);
+            for (part, (key, value)) in recent.flat_map(|write| write.changes.iter().map(|change| (write.part, change)))
+            {
+                made.entry([&part[..], key].concat()).or_default().push(value.as_ref());
+            }
+        }
+        for key in before.keys().chain(found.keys()) {
+            let shown = found.get(key);
+            if shown != before.get(key) && !made.get(key).is_some_and(|values| values.contains(&shown)) {
+                let brief =
+                    |value: Option<&Vec<u8>>| value.map(|value| (value.len(), value[..value.len().min(8)].to_vec()));
+                return Err(format!("{key:?} is {:?}; it was {:?}", brief(shown), brief(before.get(key))));
+            }
+        }
+        Ok(())
     }
 
     /// Forgets some write that a read shows: for a check that must fail.

@@ -36,7 +36,12 @@ impl Client {
             look(&shard, &keyspace, part, &keys, reverse).await
         });
         let looked = looked.await.and_then(|result| result);
-        let Some(seen) = self.shift.seen("reads of an operator", looked) else { return };
+        // To wait for the log is to wait for a write.
+        let looked = match sync {
+            true => self.shift.seen("reads of an operator, and sync", looked),
+            false => self.shift.seen_read("reads of an operator", looked),
+        };
+        let Some(seen) = looked else { return };
         let mut scanned = seen.scanned;
         for (id, (got, in_snapshot)) in ids.iter().zip(seen.got.iter().zip(&seen.in_snapshot)) {
             self.observe(id, got.as_deref());
@@ -66,7 +71,7 @@ impl Client {
             }
         }
         drop(scan);
-        self.shift.seen("scan given up", result);
+        self.shift.seen_read("scan given up", result);
     }
 }
 

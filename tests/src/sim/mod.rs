@@ -36,5 +36,5 @@ mod typed;
 mod workload;
 mod world;
 
-pub use plan::{Canary, Contract, Limits, Plan, fault_names};
+pub use plan::{Canary, CanaryPlan, Contract, Limits, Plan, fault_names};
 pub use tally::Tally;

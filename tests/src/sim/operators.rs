@@ -155,7 +155,7 @@ impl Client {
         let (data, journal) = (self.shift.spaces[0].clone(), self.shift.spaces[1].clone());
         let taken = self.shift.engine.on_shard(&part, move |shard| async move {
             let (snapshot, visible) = (shard.snapshot(), oracle.lock().journal.visible());
-            let found = read_snapshot(&snapshot, &data, &journal).await?;
+            let mut found = read_snapshot(&snapshot, &data, &journal).await?;
             let oracle = oracle.lock();
             let expected: BTreeSet<WriteId> =
                 visible.into_iter().filter(|id| own.contains(&oracle.journal.write(*id).part)).collect();
@@ -164,13 +164,14 @@ impl Client {
                 (expected.difference(&shown).collect(), shown.difference(&expected).collect());
             assert!(missing.is_empty() && extra.is_empty(), "a snapshot lacks {missing:?} and has too much: {extra:?}");
             let replayed = oracle.journal.replay(&expected);
-            drop(oracle);
             assert!(found[0] == replayed, "a snapshot's data is not what its writes make");
+            oracle.put_canary_in_snapshot(&mut found[0]);
+            drop(oracle);
             shard.extension::<Snapshots>(&data).0.borrow_mut().push((number, snapshot, found));
             Ok(())
         });
         let taken = taken.await.and_then(|result| result);
-        if self.shift.seen("snapshot", taken).is_some() {
+        if self.shift.seen_read("snapshot", taken).is_some() {
             self.shift.snapshots.borrow_mut().push((part, number));
         }
     }
@@ -192,7 +193,7 @@ impl Client {
             Ok(())
         });
         let checked = checked.await.and_then(|result: Result<()>| result);
-        self.shift.seen("snapshot read again", checked);
+        self.shift.seen_read("snapshot read again", checked);
     }
 
     async fn drop_snapshot(&mut self) {
@@ -203,7 +204,7 @@ impl Client {
             shard.extension::<Snapshots>(&data).0.borrow_mut().retain(|held| held.0 != number);
         });
         let dropped = dropped.await;
-        self.shift.seen("snapshot dropped", dropped);
+        self.shift.seen_read("snapshot dropped", dropped);
     }
 
     fn any_snapshot(&mut self) -> Option<([u8; 2], u64)> {

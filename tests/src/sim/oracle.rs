@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use siltstone::{Durability, Error};
+use siltstone::Error;
 
 use super::cells::{CellId, Cells, CutState, Version};
-use super::excuses::Excuses;
+use super::excuses::{Class, Excuses};
 use super::journal::{Journal, WriteId};
 use super::order::{Moment, Place};
-use super::plan::Contract;
+use super::plan::{Canary, Contract};
 use super::typed::{State, Typed};
 
 /// A checkpoint and what it holds.
@@ -54,6 +54,8 @@ pub(crate) struct Oracle {
     pub(crate) created: BTreeSet<String>,
     pub(crate) now_ms: u64,
     pub(crate) excuses: Excuses,
+    /// What it is made to believe.
+    pub(crate) canary: Option<Canary>,
     /// Names checkpoints and the like.
     counter: u64,
     moments: Moment,
@@ -75,6 +77,7 @@ impl SharedOracle {
             created: BTreeSet::new(),
             now_ms: 1000,
             excuses,
+            canary: None,
             counter: 0,
             moments: 0,
         })))
@@ -91,7 +94,7 @@ impl Oracle {
         self.counter
     }
 
-    fn moment(&mut self) -> Moment {
+    pub(crate) fn moment(&mut self) -> Moment {
         self.moments += 1;
         self.moments
     }
@@ -105,19 +108,26 @@ impl Oracle {
     /// It has ended.
     pub(crate) fn end_cells<'c>(&mut self, ids: impl IntoIterator<Item = &'c CellId>, succeeded: bool, durable: bool) {
         let moment = self.moment();
-        ids.into_iter().for_each(|id| self.cells.end(id, succeeded, durable, moment));
+        let now_us = self.excuses.now_us();
+        ids.into_iter().for_each(|id| self.cells.end(id, succeeded, durable, moment, now_us));
     }
 
     /// A write has been applied in a shard.
     pub(crate) fn apply(&mut self, shard: usize, id: WriteId) {
         let moment = self.moment();
-        self.journal.apply(shard, id, moment);
+        self.journal.apply(shard, id, moment, self.excuses.now_us());
         self.typed.apply(id);
     }
 
     /// What has been answered by now, to be acknowledged later.
     pub(crate) fn applied(&self) -> Applied {
         Applied { writes: self.journal.all_applied(), cells: self.cells.applied() }
+    }
+
+    /// What had been answered before this time is durable by now.
+    pub(crate) fn intervals_over(&mut self, before_us: u64) {
+        self.journal.acknowledge_before(before_us);
+        self.cells.durable_before(before_us);
     }
 
     /// What had been answered then is durable.
@@ -130,17 +140,17 @@ impl Oracle {
     ///
     /// # Panics
     /// When it may not.
-    pub(crate) fn judge(&mut self, what: &str, error: &Error) {
+    pub(crate) fn judge(&mut self, class: Class, what: &str, error: &Error) {
         let now_us = self.excuses.now_us();
-        self.judge_sent(what, error, now_us);
+        self.judge_sent(class, what, error, now_us);
     }
 
     /// The same, of one that was sent at this moment, and whose end may have been heard of late.
     ///
     /// # Panics
     /// When it may not.
-    pub(crate) fn judge_sent(&mut self, what: &str, error: &Error, sent_us: u64) {
-        if let Err(reason) = self.excuses.legitimate(error, sent_us) {
+    pub(crate) fn judge_sent(&mut self, class: Class, what: &str, error: &Error, sent_us: u64) {
+        if let Err(reason) = self.excuses.legitimate(class, error, sent_us) {
             panic!("{what} fails, which nothing excuses ({reason}): {error}");
         }
     }
@@ -180,16 +190,12 @@ impl Oracle {
         Saved { name, writes, cells: self.cells.cut(epoch), typed, now_ms, doomed: false }
     }
 
-    /// A checkpoint is complete.
-    pub(crate) fn complete(&mut self, durability: Durability, retained: Option<usize>) {
+    /// A checkpoint is complete. What it holds is durable, whether there is a log or not.
+    pub(crate) fn complete(&mut self, retained: Option<usize>) {
         let pending = self.pending.pop().expect("a checkpoint was under way");
-        if durability != Durability::Checkpoint {
-            self.cells.synced(pending.applied.clone());
-        }
+        self.cells.synced(pending.applied.clone());
         let saved = self.saved(pending);
-        if durability != Durability::Checkpoint {
-            self.journal.acknowledge(saved.writes.iter().copied());
-        }
+        self.journal.acknowledge(saved.writes.iter().copied());
         self.checkpoints.push(saved);
         if let Some(retained) = retained {
             let excess = self.checkpoints.len().saturating_sub(retained);

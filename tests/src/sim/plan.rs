@@ -97,27 +97,104 @@ pub enum Canary {
     EarlierCellLost,
     /// In a recovery: of a batch of cells one is there and one is not.
     HalfBatch,
+    /// An extent is taken that nobody refers to.
+    LostExtent,
+    /// A checkpoint holds what the oracle does not think it does.
+    CheckpointCut,
+    /// A snapshot has shown what it does not show any more.
+    ChangedSnapshot,
+    /// A client waits for what will never happen.
+    Standstill,
+}
+
+/// How a canary is asked for, and how it is noticed.
+pub struct CanaryPlan {
+    /// Its name.
+    pub name: &'static str,
+    /// Which it is.
+    pub canary: Canary,
+    /// What is wrong, or what the oracle is made to believe.
+    pub what: &'static str,
+    /// What the check says that must notice.
+    pub expects: &'static str,
+}
+
+impl CanaryPlan {
+    const fn new(name: &'static str, canary: Canary, what: &'static str, expects: &'static str) -> CanaryPlan {
+        CanaryPlan { name, canary, what, expects }
+    }
 }
 
 impl Canary {
-    /// All of them: each with the name by which it is asked for, and what the oracle is made to believe.
-    pub const ALL: [(&str, Canary, &str); 8] = [
-        ("canary-lost-write", Canary::LostWrite, "a write counts as made that never was"),
-        ("canary-strange-write", Canary::StrangeWrite, "the oracle does not know of a write"),
-        (
+    /// All of them.
+    pub const ALL: [CanaryPlan; 12] = [
+        CanaryPlan::new(
+            "canary-lost-write",
+            Canary::LostWrite,
+            "a write counts as made that never was",
+            "and has too much: []",
+        ),
+        CanaryPlan::new(
+            "canary-strange-write",
+            Canary::StrangeWrite,
+            "the oracle does not know of a write",
+            "lacks [] and has too much: [",
+        ),
+        CanaryPlan::new(
             "canary-durable-write-lost",
             Canary::DurableWriteLost,
             "a write that never was counts as durable in a recovery",
+            "were durable and are gone",
         ),
-        ("canary-write-never-submitted", Canary::WriteNeverSubmitted, "a recovery finds a write that nobody submitted"),
-        ("canary-durable-cell-lost", Canary::DurableCellLost, "a cell that never was counts as durable in a recovery"),
-        ("canary-cell-never-written", Canary::CellNeverWritten, "a recovery finds a cell that nobody wrote"),
-        (
+        CanaryPlan::new(
+            "canary-write-never-submitted",
+            Canary::WriteNeverSubmitted,
+            "a recovery finds a write that nobody submitted",
+            "were never made",
+        ),
+        CanaryPlan::new(
+            "canary-durable-cell-lost",
+            Canary::DurableCellLost,
+            "a cell that never was counts as durable in a recovery",
+            "found nothing; it should be one of",
+        ),
+        CanaryPlan::new(
+            "canary-cell-never-written",
+            Canary::CellNeverWritten,
+            "a recovery finds a cell that nobody wrote",
+            "is there and should not be",
+        ),
+        CanaryPlan::new(
             "canary-earlier-cell-lost",
             Canary::EarlierCellLost,
             "a recovery lacks a cell that was written before the others",
+            "recovered out of order",
         ),
-        ("canary-half-batch", Canary::HalfBatch, "a recovery finds half of a batch"),
+        CanaryPlan::new("canary-half-batch", Canary::HalfBatch, "a recovery finds half of a batch", "half of a batch"),
+        CanaryPlan::new(
+            "canary-lost-extent",
+            Canary::LostExtent,
+            "an extent is taken that nobody refers to",
+            "extents in use are not those referred to",
+        ),
+        CanaryPlan::new(
+            "canary-checkpoint-cut",
+            Canary::CheckpointCut,
+            "a checkpoint holds a write that is not of its cut",
+            "a checkpoint lacks [] and has too much: [",
+        ),
+        CanaryPlan::new(
+            "canary-changed-snapshot",
+            Canary::ChangedSnapshot,
+            "a snapshot does not show any more what it has shown",
+            "has changed",
+        ),
+        CanaryPlan::new(
+            "canary-standstill",
+            Canary::Standstill,
+            "a client waits for what will never happen",
+            "a standstill",
+        ),
     ];
 }
 
@@ -289,7 +366,11 @@ impl Plan {
     pub(crate) fn any_durability(random: &mut Random) -> Durability {
         match random.below(3) {
             0 => Durability::Sync,
-            1 => Durability::Interval(Duration::from_micros(1 + random.below(5000))),
+            1 => {
+                // About as long as a write takes, or much longer.
+                let most_us = if random.chance(0.5) { 100 } else { 5000 };
+                Durability::Interval(Duration::from_micros(1 + random.below(most_us)))
+            }
             _ => Durability::Checkpoint,
         }
     }

@@ -6,6 +6,7 @@ use siltstone::{Durability, Error, Restore, Result};
 use siltstone_io::SimFaults;
 
 use super::cells::CutState;
+use super::excuses::Class;
 use super::oracle::Oracle;
 use super::plan::Way;
 use super::typed::{Recovered, State};
@@ -16,6 +17,8 @@ use crate::Node;
 const RECOVERY_CRASHES_MAX: u32 = 3;
 /// Openings that faults make fail, before they are turned off.
 const FAILED_OPENINGS_MAX: u32 = 4;
+/// How often a creation may have to begin anew, at most: without faults only after crashes.
+const CREATIONS_MAX: u32 = FAILED_OPENINGS_MAX + RECOVERY_CRASHES_MAX;
 
 impl World {
     /// Opens until it works, and compares what is there. Faults that keep it from opening are turned off after a while: then nothing
@@ -40,23 +43,27 @@ impl World {
             }
             self.tell(|| format!("opening, attempt {attempt}, faults {faulty}, {way:?}, {options:?}"));
             let opened = self.simulation.open(options);
-            match opened.and_then(|node| self.compare_recovered(&node, way).map(|()| node)) {
+            // What has been open once is whole.
+            self.created |= opened.is_ok();
+            let compared = match opened {
+                Ok(node) => self.compare_recovered(&node, way).map(|()| node).map_err(|error| (Class::Read, error)),
+                Err(error) => Err((Class::Write, error)),
+            };
+            match compared {
                 Ok(node) if !self.simulation.disk.crashed() => {
                     self.tally.borrow_mut().count("open");
-                    self.created = true;
                     return Some(node);
                 }
                 Ok(_) => {}
-                Err(error) => {
+                Err((class, error)) => {
                     self.tell(|| format!("opening failed: {error}"));
                     if !self.created && is_unfinished(&error) {
-                        // Garbage where the first superblock should be cannot be told from somebody else's data. There was nothing in it.
-                        self.tally.borrow_mut().count("creation begun anew");
-                        self.simulation.disk.truncate(0);
-                        self.power_cycle();
+                        failed += 1;
+                        assert!(failed <= CREATIONS_MAX, "the volume cannot be created: {error}");
+                        self.create_anew(&error);
                         continue;
                     }
-                    self.oracle.lock().judge("recovery", &error);
+                    self.oracle.lock().judge(class, "recovery", &error);
                     self.tally.borrow_mut().count_failure("open", &error);
                     if !self.simulation.disk.crashed() {
                         if !faulty && self.oracle.lock().excuses.metadata_was_damaged {
@@ -72,6 +79,19 @@ impl World {
             self.end_of_process();
         }
         unreachable!("the loop has no end")
+    }
+
+    /// A creation was cut short: garbage where the first superblock should be cannot be told from somebody else's data. There was nothing in it.
+    ///
+    /// # Panics
+    /// When nothing has disturbed it.
+    fn create_anew(&mut self, error: &Error) {
+        let disturbed = self.interrupted || self.disk().crashed() || self.oracle.lock().excuses.has_faults();
+        assert!(disturbed, "a creation fails that nothing has disturbed: {error}");
+        self.tally.borrow_mut().count("creation begun anew");
+        self.simulation.disk.truncate(0);
+        self.power_cycle();
+        self.interrupted = false;
     }
 
     /// Reads everything and compares it with the oracle; then a new run begins on it. Fails where the power does, or the device.
@@ -115,7 +135,8 @@ impl World {
                 let saved = oracle.checkpoints.iter().find(|saved| Some(&saved.name) == name.as_ref());
                 let saved =
                     saved.map(|saved| (saved.writes.clone(), saved.cells.clone(), saved.typed.clone(), saved.now_ms));
-                let (writes, cells, states, then_ms) = saved.unwrap_or_default();
+                let (mut writes, cells, states, then_ms) = saved.unwrap_or_default();
+                oracle.put_canary_in_checkpoint(&mut writes);
                 oracle.journal.check_exact(&found.journal, &oracle.journal.with_entries(&writes));
                 let fits = states.check_exact(&found.typed, now_ms);
                 assert!(fits.is_ok(), "typed state of a checkpoint: {fits:?}");

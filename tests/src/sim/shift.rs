@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use siltstone::{Durability, Engine, Error, Keyspace, Result};
 
+use super::excuses::Class;
 use super::oracle::SharedOracle;
 use super::plan::{Contract, SPACES};
 use super::tally::Tally;
@@ -62,8 +63,18 @@ impl Shift {
         self.seen_late(what, result, now_us)
     }
 
-    /// The same of one that was sent at this moment, and whose end may have been heard of late.
+    /// The same of an operation that writes nothing, and so needs no shard that can.
+    pub(crate) fn seen_read<T>(&self, what: &'static str, result: Result<T>) -> Option<T> {
+        let now_us = self.oracle.lock().excuses.now_us();
+        self.judged(Class::Read, what, result, now_us)
+    }
+
+    /// The value of an operation that was sent at this moment, and whose end may have been heard of late.
     pub(crate) fn seen_late<T>(&self, what: &'static str, result: Result<T>, sent_us: u64) -> Option<T> {
+        self.judged(Class::Write, what, result, sent_us)
+    }
+
+    fn judged<T>(&self, class: Class, what: &'static str, result: Result<T>, sent_us: u64) -> Option<T> {
         let mut tally = self.tally.borrow_mut();
         match result {
             Ok(value) => {
@@ -71,7 +82,7 @@ impl Shift {
                 Some(value)
             }
             Err(error) => {
-                self.oracle.lock().judge_sent(what, &error, sent_us);
+                self.oracle.lock().judge_sent(class, what, &error, sent_us);
                 tally.count_failure(what, &error);
                 None
             }
@@ -112,23 +123,24 @@ impl Shift {
                 oracle.no_barrier();
             } else if let Some(info) = shift.seen("checkpoint", result) {
                 assert_eq!((&info.name, &info.bytes[..]), (&name, name.as_bytes()));
-                shift.oracle.lock().complete(shift.durability, shift.retained);
+                shift.oracle.lock().complete(shift.retained);
             }
             shift.checkpoint_busy.set(false);
         }
     }
 
-    /// Closes the engine: what was answered before is durable then, where the device is sound. (One that fails may keep a close from writing what
-    /// is left.)
+    /// Closes the engine: where that succeeds, all that was answered is durable, also what was while it closed.
     pub(crate) async fn close(&self) {
-        let applied = {
-            let mut oracle = self.oracle.lock();
-            oracle.excuses.closing = true;
-            oracle.applied()
-        };
+        self.oracle.lock().excuses.closing = true;
         let closed = self.engine.close().await;
+        if self.seen("close", closed).is_none() {
+            return;
+        }
         let mut oracle = self.oracle.lock();
-        if closed.is_ok() && oracle.contract == Contract::Crash && self.has_log() {
+        // Where each write waits to be durable, one that was applied may have failed, and closing promises nothing of it.
+        let all_answered = oracle.contract == Contract::Crash || matches!(self.durability, Durability::Interval(_));
+        if all_answered && self.has_log() {
+            let applied = oracle.applied();
             oracle.acknowledge(applied);
         }
     }
@@ -137,6 +149,6 @@ impl Shift {
     pub(crate) async fn tell_time(&self) {
         let now_ms = self.oracle.lock().now_ms;
         let told = self.engine.on_each_shard(move |shard| async move { shard.advance_watermark(now_ms) }).await;
-        self.seen("on_each_shard", told);
+        self.seen_read("on_each_shard", told);
     }
 }

@@ -1,5 +1,6 @@
 //! What clients do: every public operation, many at a time, each checked against the oracle.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
@@ -135,6 +136,20 @@ impl Client {
 
     async fn put(&mut self) {
         let (id, value) = (self.any_cell(), self.any_value());
+        self.put_value(id, value).await;
+    }
+
+    /// Nothing but writes of some size: flushes are under way nearly always, and behind what the log writes there is more.
+    pub(crate) async fn write_much(mut self, count: u32) {
+        let bytes_min = [3000, 20_000, 80_000][self.random.below(3) as usize];
+        for _ in 0..count {
+            let (id, mut value) = (self.any_cell(), self.any_value());
+            value.resize(value.len().max(bytes_min), 7);
+            self.put_value(id, value).await;
+        }
+    }
+
+    async fn put_value(&mut self, id: CellId, value: Vec<u8>) {
         let keyspace = self.space(&id);
         let expires_ms = Self::expiry(id.0, self.shift.oracle.lock().now_ms);
         self.begin([(id.clone(), Version { value: Some(value.clone()), expires_ms })]);
@@ -216,7 +231,7 @@ impl Client {
     pub(crate) async fn get(&mut self) {
         let id = self.any_cell();
         let found = self.shift.engine.get(&self.space(&id), &id.1).await;
-        if let Some(found) = self.shift.seen("get", found) {
+        if let Some(found) = self.shift.seen_read("get", found) {
             self.observe(&id, found.as_deref());
         }
     }
@@ -242,7 +257,7 @@ impl Client {
         ids.push(first);
         let keys: Vec<&[u8]> = ids.iter().map(|id| &id.1[..]).collect();
         let found = self.shift.engine.get_many(&self.space(&ids[0]), &keys).await;
-        for (id, found) in ids.iter().zip(self.shift.seen("get_many", found).unwrap_or_default()) {
+        for (id, found) in ids.iter().zip(self.shift.seen_read("get_many", found).unwrap_or_default()) {
             self.observe(id, found.as_deref());
         }
     }
@@ -257,12 +272,7 @@ impl Client {
         let range = if reverse { range.reverse() } else { range };
         let keyspace = self.shift.spaces[space].clone();
         let entries = collect(&self.shift.engine, &keyspace, range).await;
-        let Some(entries) = self.shift.seen("scan", entries) else { return };
-        let mut places: Vec<_> = entries.iter().map(|(key, _)| (keyspace.group_of(key), key.clone())).collect();
-        if reverse {
-            places.reverse();
-        }
-        assert!(places.is_sorted() && places.windows(2).all(|pair| pair[0] != pair[1]), "a scan is out of order");
+        let Some(entries) = self.shift.seen_read("scan", entries) else { return };
         let mut found: std::collections::BTreeMap<Vec<u8>, Vec<u8>> = entries.into_iter().collect();
         let ids: Vec<CellId> = self.shift.oracle.lock().cells.ids();
         for id in ids.iter().filter(|id| id.0 == space && id.1.starts_with(&prefix)) {
@@ -271,15 +281,18 @@ impl Client {
         assert!(found.is_empty(), "a scan finds what was never written: {:?}", found.keys());
     }
 
-    /// All of the operators' data, while they write: each value was given to its key by some write.
+    /// All of the operators' data, while they write: each key is as it was when the scan began, or as a write has left it since.
     async fn scan_data(&mut self) {
         let range = if self.random.chance(0.5) { ScanRange::all() } else { ScanRange::all().reverse() };
+        let (since, before) = {
+            let mut oracle = self.shift.oracle.lock();
+            (oracle.moment(), oracle.journal.current_data().clone())
+        };
         let entries = collect(&self.shift.engine, &self.shift.spaces[0].clone(), range).await;
-        let Some(entries) = self.shift.seen("scan beside writes", entries) else { return };
-        let oracle = self.shift.oracle.lock();
-        for (key, value) in &entries {
-            assert!(oracle.journal.was_written(key, value), "a scan finds a value of {key:?} that nobody wrote");
-        }
+        let Some(entries) = self.shift.seen_read("scan beside writes", entries) else { return };
+        let found = entries.into_iter().collect();
+        let fits = self.shift.oracle.lock().journal.shows_since(since, &before, &found);
+        assert!(fits.is_ok(), "a scan beside writes: {fits:?}");
     }
 
     async fn sync(&mut self) {
@@ -305,13 +318,13 @@ impl Client {
 
     async fn stats(&mut self) {
         let stats = self.shift.engine.stats_by_shard().await;
-        if let Some(stats) = self.shift.seen("stats", stats) {
+        if let Some(stats) = self.shift.seen_read("stats", stats) {
             assert_eq!(stats.len(), self.shift.engine.shards());
         }
         let all = self.shift.engine.stats().await;
-        self.shift.seen("stats", all);
+        self.shift.seen_read("stats", all);
         let listed = self.shift.engine.checkpoints().await;
-        self.shift.seen("checkpoints", listed);
+        self.shift.seen_read("checkpoints", listed);
     }
 
     async fn drop_checkpoint(&mut self) {
@@ -369,11 +382,16 @@ impl Client {
     }
 }
 
-/// All entries of a range.
+/// All entries of a range, which come in the order of key groups and keys, or the reverse of it, each once.
 pub(crate) async fn collect(engine: &Engine, keyspace: &Keyspace, range: ScanRange) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let ascending = if range.is_reverse() { Ordering::Greater } else { Ordering::Less };
     let mut scan = engine.scan(keyspace, range);
-    let mut entries = Vec::new();
+    let mut entries: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     while let Some(entry) = scan.next().await? {
+        if let Some((last, _)) = entries.last() {
+            let order = (keyspace.group_of(last), last).cmp(&(keyspace.group_of(&entry.0), &entry.0));
+            assert!(order == ascending, "a scan of {} is out of order: {last:?}, {:?}", keyspace.name(), entry.0);
+        }
         entries.push(entry);
     }
     Ok(entries)

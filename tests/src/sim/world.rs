@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use futures_util::future::join;
-use siltstone::{Engine, Restore, Result, ScanRange};
+use futures_util::future::{FutureExt, join};
+use siltstone::{Durability, Engine, Restore, Result, ScanRange};
 use siltstone_io::{OpKind, Random};
 
 use super::cells::CellId;
@@ -22,6 +22,9 @@ use crate::{Node, Simulation};
 
 /// The disk's capacity where it is not nearly full.
 const ROOMY: u64 = 1 << 40;
+/// How much later than its interval says a write may be on stable storage: the log is being written when it comes, and then its own turn takes
+/// as long again. An operation takes 3 ms at most, where it does not stall.
+const INTERVAL_SLACK_US: u64 = 50_000;
 
 pub(crate) struct World {
     pub(super) plan: Plan,
@@ -32,6 +35,8 @@ pub(crate) struct World {
     lives: u32,
     /// Whether the volume has ever been opened: before that, its creation may have been cut short.
     pub(super) created: bool,
+    /// Whether a process has ended since the disk was empty.
+    pub(super) interrupted: bool,
     /// The device has lied about metadata, and the engine has written on top of that: not even the truth makes it whole any more.
     pub(super) lost: bool,
     /// Whether this is the last life.
@@ -55,7 +60,19 @@ impl World {
         let oracle = SharedOracle::new(plan.contract, excuses);
         let random = Random::new(plan.seed ^ 0x77_6f72_6c64);
         oracle.lock().typed.ttl_ms = plan.typed.ttl_ms;
-        World { plan, simulation, random, oracle, tally, lives: 0, created: false, lost: false, finishing: false }
+        oracle.lock().canary = plan.canary;
+        World {
+            plan,
+            simulation,
+            random,
+            oracle,
+            tally,
+            lives: 0,
+            created: false,
+            interrupted: false,
+            lost: false,
+            finishing: false,
+        }
     }
 
     /// The simulation itself; panics where something is not as it must be.
@@ -87,8 +104,15 @@ impl World {
         let ended = self.work(&node, &shift);
         self.simulation.disk.set_capacity(ROOMY);
         self.tell(|| format!("work has ended: {ended}"));
-        if ended && self.audit_at_rest(&node).is_ok() && self.random.chance(0.6) {
+        if ended && self.random.chance(0.5) && self.idle_past_interval(&node, &shift) {
+            // What was acknowledged is on stable storage by itself.
+            self.tally.borrow_mut().count("interval gone by");
+        } else if ended && self.audit_at_rest(&node).is_ok() && self.random.chance(0.6) {
             self.close(&node, &shift);
+        }
+        if let Some(interval_us) = self.interval_us(&shift) {
+            let now_us = self.simulation.clock.now_us();
+            self.oracle.lock().intervals_over(now_us.saturating_sub(interval_us));
         }
         drop((shift, node));
         self.end_of_process();
@@ -136,8 +160,29 @@ impl World {
         }
     }
 
+    /// How long what was acknowledged at once takes at most until it is on stable storage, where that is promised and can be: on a sound disk
+    /// that answers soon.
+    fn interval_us(&self, shift: &Shift) -> Option<u64> {
+        match shift.durability {
+            Durability::Interval(interval)
+                if self.plan.contract == Contract::Crash && self.plan.faults.stall_chance == 0.0 =>
+            {
+                Some(interval.as_micros() as u64 + INTERVAL_SLACK_US)
+            }
+            _ => None,
+        }
+    }
+
+    /// Waits until what was acknowledged at once must be on stable storage, where that is promised; whether it was, and the power lasted.
+    fn idle_past_interval(&self, node: &Node, shift: &Shift) -> bool {
+        self.interval_us(shift).is_some_and(|interval_us| node.idle(interval_us + 1).is_ok())
+    }
+
     /// Event time goes on, at times just behind a barrier: what was live at the cut may expire before it has been written out.
     fn let_time_pass(&mut self, node: &Node, shift: &Shift) -> std::result::Result<(), crate::Crashed> {
+        if self.random.chance(0.2) {
+            self.idle_past_interval(node, shift);
+        }
         let checkpoint = self.random.chance(0.3).then(|| shift.checkpoint());
         if checkpoint.is_some() && self.random.chance(0.3) {
             self.fail_soon();
@@ -188,31 +233,49 @@ impl World {
         clients
     }
 
-    /// Closes the engine, often while clients are in the middle of their work, whose operations then end with that. The power may fail meanwhile.
+    /// Closes the engine, often while clients are in the middle of their work, whose operations then end with that. The power may fail meanwhile,
+    /// and what closing has still to write may find no space, or fail.
     fn close(&mut self, node: &Node, shift: &Shift) {
         let mut clients = Clients::new(Random::new(self.random.next_u64()));
-        let mut patience = 0;
-        if self.random.chance(0.5) && node.try_run(shift.tell_time()).is_ok() {
+        let (mut patience, mut last_work) = (0, None);
+        // Most of all where much is acknowledged that is not written.
+        let at_once = matches!(shift.durability, Durability::Interval(_));
+        if self.random.chance(if at_once { 0.9 } else { 0.5 }) && node.try_run(shift.tell_time()).is_ok() {
             clients = self.clients(shift, self.plan.steps / 2);
             patience = self.random.below(60);
+            // While who closes works, too, virtual time goes on.
+            let last = Client::new(shift.clone(), self.plan.clients as u8, Random::new(self.random.next_u64()));
+            last_work = match self.random.below(4) {
+                0 => None,
+                1 => Some(last.run(self.random.below(16) as u32).boxed_local()),
+                _ => Some(last.write_much(self.random.below(50) as u32).boxed_local()),
+            };
+            if self.random.chance(0.4) {
+                self.fill_disk();
+                self.fail_soon();
+            }
             self.tally.borrow_mut().count("closed under load");
         }
         let closer = shift.clone();
         clients.add(async move {
             for _ in 0..patience {
                 let stats = closer.engine.stats_by_shard().await;
-                closer.seen("stats", stats);
+                closer.seen_read("stats", stats);
+            }
+            if let Some(work) = last_work {
+                work.await;
             }
             closer.close().await;
         });
         let _ = node.try_run(clients);
+        self.simulation.disk.set_capacity(ROOMY);
     }
 
     /// Between rounds nothing is in flight: everything is as the oracle says.
     pub(super) fn compare(&mut self, node: &Node, shift: &Shift) -> std::result::Result<(), crate::Crashed> {
         let now_ms = self.oracle.lock().now_ms;
         let found = node.try_run(read_all(&node.engine, shift.states.as_ref(), now_ms))?;
-        if let Some(found) = shift.seen("read of everything", found) {
+        if let Some(found) = shift.seen_read("read of everything", found) {
             self.check(&found);
         }
         Ok(())
@@ -251,6 +314,7 @@ impl World {
     /// The process is gone: often the power with it, at times only the process. (Not where flushes have failed or lied: what only the cache holds
     /// then nobody can promise.)
     pub(super) fn end_of_process(&mut self) {
+        self.interrupted = true;
         if !self.disk().crashed() && self.plan.contract == Contract::Crash && self.random.chance(0.3) {
             self.tally.borrow_mut().count("process killed");
             self.simulation.disk.crash_at(None);

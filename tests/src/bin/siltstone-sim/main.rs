@@ -141,9 +141,9 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 }
 
 fn parse_canary(text: &str) -> Result<Canary, String> {
-    let found = Canary::ALL.iter().find(|(name, ..)| *name == text);
-    found.map(|(_, canary, _)| *canary).ok_or_else(|| {
-        let names: Vec<&str> = Canary::ALL.iter().map(|(name, ..)| *name).collect();
+    let found = Canary::ALL.iter().find(|plan| plan.name == text);
+    found.map(|plan| plan.canary).ok_or_else(|| {
+        let names: Vec<&str> = Canary::ALL.iter().map(|plan| plan.name).collect();
         format!("one of {names:?}")
     })
 }
