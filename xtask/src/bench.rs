@@ -177,6 +177,7 @@ impl Bench {
                     let word = name.split(' ').next().unwrap_or_default();
                     told.extend(steps.iter().map(|step| step.name).filter(|known| *known == word));
                 }
+                Heard::Line(Line::Unplug { device }) => machine.unplug(&device)?,
                 Heard::Line(Line::End) => break "it is not in the plan",
                 Heard::Line(Line::Other(_)) => {}
                 Heard::Silence => break "the machine did not get to its end in time",

@@ -25,8 +25,13 @@ const MEMORY_MIB: u64 = 1024;
 /// Where the folders of sockets are, and how their names begin.
 pub(crate) const SOCKETS: &str = "/tmp";
 pub(crate) const SOCKETS_NAME: &str = "siltstone-nvme";
+/// The socket of QEMU's monitor.
+const MONITOR: &str = "monitor";
 /// Lines of the console that are shown where something went wrong.
 const LAST_LINES: usize = 16;
+
+/// How long the monitor may take to answer.
+const MONITOR_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a machine is made of.
 #[derive(Clone, Debug)]
@@ -49,6 +54,10 @@ pub(crate) enum Line {
         name: String,
         seconds: u64,
     },
+    /// The host is to take this device away.
+    Unplug {
+        device: String,
+    },
     /// The plan is done.
     End,
     Other(String),
@@ -65,6 +74,7 @@ impl Line {
             "START" => Line::Started { name: rest.to_owned() },
             "PASS" => Line::Passed { name, seconds },
             "FAIL" => Line::Failed { name, seconds },
+            "UNPLUG" => Line::Unplug { device: rest.to_owned() },
             "END" => Line::End,
             _ => Line::Other(text.to_owned()),
         }
@@ -87,8 +97,8 @@ pub(crate) struct Machine {
     last: Vec<String>,
     /// The host's end of the guest's `/dev/vport0p1`.
     pub(crate) port: Option<UnixStream>,
-    // Sockets of the disks and of the port, and the filesystem; with it the folder goes.
-    _sockets: tempfile::TempDir,
+    // Sockets of the disks, of the port and of the monitor, and the filesystem; with it the folder goes.
+    sockets: tempfile::TempDir,
 }
 
 impl Machine {
@@ -122,6 +132,7 @@ impl Machine {
         command.arg("-object").arg(backend).args(["-trace", "pci_nvme_create_sq"]);
         command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot", "-serial", "stdio"]);
         command.arg("-kernel").arg(&parts.kernel).arg("-initrd").arg(&initramfs);
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", sockets.path().join(MONITOR).display()));
         let namespaces = disks.len();
         // What the kernel does not know is the environment of init.
         command
@@ -186,7 +197,7 @@ impl Machine {
                 }
             }
         });
-        let mut machine = Machine { qemu, lines, last: Vec::new(), port: None, _sockets: sockets };
+        let mut machine = Machine { qemu, lines, last: Vec::new(), port: None, sockets };
         if let Some(listener) = listener {
             machine.port = Some(machine.accept(&listener, log)?);
         }
@@ -228,6 +239,30 @@ impl Machine {
         }
     }
 
+    /// Takes a device of the guest's away, as if somebody pulled it.
+    pub(crate) fn unplug(&self, device: &str) -> Result<()> {
+        let mut monitor = UnixStream::connect(self.sockets.path().join(MONITOR)).map_err(text)?;
+        monitor.set_read_timeout(Some(MONITOR_PATIENCE)).map_err(text)?;
+        let mut answers = BufReader::new(monitor.try_clone().map_err(text)?).lines();
+        let commands = [
+            r#"{"execute": "qmp_capabilities"}"#.to_owned(),
+            format!(r#"{{"execute": "device_del", "arguments": {{"id": "{device}"}}}}"#),
+        ];
+        for command in commands {
+            writeln!(monitor, "{command}").map_err(text)?;
+            // Before the answer there may be a greeting, and events.
+            loop {
+                let answer = answers.next().ok_or("the monitor is gone")?.map_err(text)?;
+                match answer {
+                    answer if answer.contains("\"error\"") => return Err(format!("{command}: {answer}")),
+                    answer if answer.contains("\"return\"") => break,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The last lines of the console.
     pub(crate) fn last_lines(&self) -> String {
         self.last.join("\n")
@@ -259,6 +294,7 @@ mod tests {
         assert_eq!(Line::parse("@@PASS 12 a step"), Line::Passed { name: "a step".into(), seconds: 12 });
         assert_eq!(Line::parse("@@FAIL 3 a (status 1)"), Line::Failed { name: "a (status 1)".into(), seconds: 3 });
         assert_eq!(Line::parse("@@START a step"), Line::Started { name: "a step".into() });
+        assert_eq!(Line::parse("@@UNPLUG nvme0"), Line::Unplug { device: "nvme0".into() });
         assert_eq!(Line::parse("@@END"), Line::End);
         assert_eq!(Line::parse("[ 1.0] PASS"), Line::Other("[ 1.0] PASS".into()));
     }

@@ -31,7 +31,7 @@ pub(crate) enum Expected {
 }
 
 /// All steps, in their order.
-pub(crate) const STEPS: [Step; 25] = [
+pub(crate) const STEPS: [Step; 26] = [
     Step {
         name: "namespaces",
         about: "namespaces with LBAs of 512 and 4096 bytes, block and passthrough nodes, several queues, two polled",
@@ -145,6 +145,13 @@ pub(crate) const STEPS: [Step; 25] = [
         about: "dm-flakey fails I/O under the job: an error, and then the right outputs all the same",
         how: How::Guest("flaky /dev/nvme0n2"),
         seconds_max: 300,
+    },
+    // The last in the guest: nothing is left of the disks.
+    Step {
+        name: "unplugged",
+        about: "the controller is pulled by the host under the job: an error that names the device",
+        how: How::Guest("unplugged /dev/nvme0n1"),
+        seconds_max: 120,
     },
     Step {
         name: "points-sync",

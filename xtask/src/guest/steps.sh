@@ -163,6 +163,27 @@ pulled() {
     siltstone verify "$1"
 }
 
+# unplugged DEVICE: the host pulls the controller under the job, which ends with an error that names the device.
+unplugged() {
+    wipe $1
+    rm -rf /tmp/out
+    siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M --checkpoint-every 2000 2>/tmp/unplugged &
+    job=$!
+    sleep 4
+    echo "@@UNPLUG nvme0" >/dev/console
+    status=0
+    wait $job || status=$?
+    cat /tmp/unplugged
+    is "the exit status" $status 1
+    grep -q "$1.*os error" /tmp/unplugged
+    tries=0
+    while [ -b $1 ]; do
+        [ $tries -lt 300 ] || { echo "$1 is still there"; return 1; }
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+}
+
 # A device with a filesystem is no place for a volume, and is left as it is.
 foreign() {
     mkfs.ext4 -q -F -E nodiscard $1
