@@ -27,6 +27,7 @@ impl Space {
             extent_bytes: EXTENT_BYTES,
             key_groups: 8,
             capacity_bytes: 0,
+            profile: None,
             roots: Vec::new(),
         };
         let disk = SimDisk::new(1, SimOptions::default());
