@@ -43,8 +43,10 @@ pub(crate) fn build(target: &Path) -> Result<Vec<Program>> {
             command.args(["--features", "testing"]);
         }
         let messages = output(&mut command)?;
-        let path =
-            messages.lines().find_map(executable).ok_or_else(|| format!("cargo test -p {package} makes no {name}"))?;
+        let path = messages
+            .lines()
+            .find_map(|message| executable(message, name))
+            .ok_or_else(|| format!("cargo test -p {package} makes no {name}"))?;
         programs.push(Program { path: path.into(), name: name.into() });
     }
     Ok(programs)
@@ -54,8 +56,11 @@ fn cargo() -> Command {
     Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
 }
 
-/// The program that a message of cargo speaks of.
-fn executable(message: &str) -> Option<&str> {
+/// The program of this test, where a message of cargo speaks of it; of other programs it speaks, too.
+fn executable<'m>(message: &'m str, test: &str) -> Option<&'m str> {
+    if !message.contains(r#""kind":["test"]"#) || !message.contains(&format!(r#""name":"{test}""#)) {
+        return None;
+    }
     let (_, rest) = message.split_once("\"executable\":\"")?;
     rest.split_once('"').map(|(path, _)| path)
 }
@@ -93,8 +98,11 @@ mod tests {
 
     #[test]
     fn the_program_is_found_in_what_cargo_says() {
-        let message = r#"{"reason":"compiler-artifact","filenames":["/a/b"],"executable":"/a/b-1","fresh":true}"#;
-        assert_eq!(executable(message), Some("/a/b-1"));
-        assert_eq!(executable(r#"{"reason":"compiler-artifact","executable":null}"#), None);
+        let message =
+            r#"{"target":{"kind":["test"],"name":"model"},"filenames":["/a/b"],"executable":"/a/b-1","fresh":true}"#;
+        assert_eq!(executable(message, "model"), Some("/a/b-1"));
+        assert_eq!(executable(message, "other"), None);
+        assert_eq!(executable(r#"{"target":{"kind":["test"],"name":"model"},"executable":null}"#, "model"), None);
+        assert_eq!(executable(r#"{"target":{"kind":["bin"],"name":"model"},"executable":"/a/b"}"#, "model"), None);
     }
 }

@@ -237,7 +237,7 @@ mod tests {
             device.flush().await.unwrap();
         });
         let trace = recorder.finish().unwrap();
-        assert_eq!((&trace[..8], &trace[8..16]), (&TRACE_MAGIC[..], &[1, 0, 0, 0, 0, 0, 0, 0][..]));
+        assert_eq!((&trace[..8], &trace[8..16]), (&TRACE_MAGIC[..], &[2, 0, 0, 0, 0, 0, 0, 0][..]));
         let mut rest = &trace[TRACE_HEADER_BYTES..];
         let mut records = Vec::new();
         while !rest.is_empty() {
