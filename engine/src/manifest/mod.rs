@@ -54,7 +54,6 @@ pub(crate) use self::root::damaged_roots;
 #[cfg(feature = "fuzz")]
 pub(crate) use self::root::rewritten_root;
 use self::root::{FoundRoot, Root, read_root, write_root};
-use self::state::COUNTER_MAX;
 pub(crate) use self::state::{CheckpointPart, KeyspaceState, LAST_SEQ_MAX, ManifestState, SstPlace};
 use crate::log::{Durability, Fifo, LogReader, LogWriter, read_chain};
 use crate::types::{ExtentId, ShardId, SstId};
@@ -105,10 +104,6 @@ impl FoundManifest {
     /// record does not fit.
     pub(crate) async fn read(volume: &Volume, shard: ShardId, root_extent: ExtentId) -> Result<FoundManifest> {
         let root = read_root(volume, root_extent, shard).await?;
-        if root.root.generation > COUNTER_MAX {
-            let reason = format!("generation {} has no room behind it", root.root.generation);
-            return Err(Error::corruption("root page", reason).located(shard.0, volume.parts().offset(root_extent)));
-        }
         let head = root.root.head;
         let log_offset = volume.parts().offset(head.extent);
         let located = |error: Error| {
@@ -147,29 +142,22 @@ impl FoundManifest {
 impl Manifest {
     /// Writes the manifest of a new shard with this state, its root pages in `root_extent`. Durable when it returns.
     pub(crate) async fn create(volume: Volume, root_extent: ExtentId, state: ManifestState) -> Result<Manifest> {
-        Manifest::begin(volume, root_extent, state, 1, 0).await
+        Manifest::begin(volume, root_extent, state, 0).await
     }
 
     /// Goes on with a manifest that was found, in a new log. All extents in use are marked.
     pub(crate) async fn resume(volume: Volume, found: FoundManifest) -> Result<Manifest> {
         let FoundManifest { state, root_extent, root, log_extents } = found;
-        let manifest =
-            Manifest::begin(volume.clone(), root_extent, state, root.root.generation + 1, 1 - root.page).await?;
+        let manifest = Manifest::begin(volume.clone(), root_extent, state, 1 - root.page).await?;
         volume.free_extents(log_extents).await;
         Ok(manifest)
     }
 
-    async fn begin(
-        volume: Volume,
-        root_extent: ExtentId,
-        state: ManifestState,
-        generation: u64,
-        page: usize,
-    ) -> Result<Manifest> {
+    async fn begin(volume: Volume, root_extent: ExtentId, state: ManifestState, page: usize) -> Result<Manifest> {
         // Flush, compaction and checkpoints wait for each other's edits.
         let volume = volume.urgent();
         let (log, snapshot_bytes) = write_snapshot(&volume, &state).await?;
-        let root = Root { generation, shard: state.shard, head: log.head() };
+        let root = Root { shard: state.shard, head: log.head() };
         write_root(&volume, root_extent, &root, page).await?;
         let inner = Inner {
             volume,
@@ -278,7 +266,7 @@ impl Inner {
             }
         };
         let newest = self.root.get();
-        let root = Root { generation: newest.root.generation + 1, shard: state.shard, head: log.head() };
+        let root = Root { shard: state.shard, head: log.head() };
         let page = 1 - newest.page;
         if mutant!(OldManifestFreedBeforeRoot) {
             let log = self.log.borrow().clone();

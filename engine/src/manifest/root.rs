@@ -9,13 +9,12 @@
 //!      0      1  format version: 1
 //!      1      3  zero
 //!      4      4  CRC32C over the volume id, the page's device offset, and the page with this field zero
-//!      8      8  generation, from 1; of two valid pages the higher counts
-//!     16      8  log id   \
-//!     24      8  sequence  | the head of the log
-//!     32      4  extent    |
-//!     36      4  page     /
-//!     40      4  shard
-//!     44   4052  zero
+//!      8      8  log id   \
+//!     16      8  sequence  | the head of the log; of two valid pages the higher log id counts
+//!     24      4  extent    |
+//!     28      4  page     /
+//!     32      4  shard
+//!     36   4060  zero
 //! ```
 //!
 //! | version | what changed |
@@ -27,8 +26,9 @@
 //! 1. The page that is not the newest, durably: now the new log counts.
 //! 2. The other page, durably. Only then is the old log given up.
 //!
-//! So a crash finds the old page or the new one whole, and a page that is damaged later has a twin of the same generation: nothing
-//! ever falls back to a log that is gone.
+//! So a crash finds the old page or the new one whole, and a page that is damaged later has a twin that says the same: nothing
+//! ever falls back to a log that is gone. Log ids only grow in a volume's life, over all shards and openings. So a page that an
+//! earlier user of the extent left behind, whole, is older than the twin of the write that should have replaced it and was lost.
 
 use siltstone_io::{Buffer, Placement, WriteDurability};
 
@@ -43,20 +43,18 @@ const PAGE_SPACING_BYTES: u64 = 16 << 10;
 
 const VERSION: u8 = 1;
 const CRC_AT: usize = 4;
-const GENERATION_AT: usize = 8;
-const LOG_AT: usize = 16;
-const SEQ_AT: usize = 24;
-const EXTENT_AT: usize = 32;
-const PAGE_AT: usize = 36;
-const SHARD_AT: usize = 40;
-const RESERVED_AT: usize = 44;
+const LOG_AT: usize = 8;
+const SEQ_AT: usize = 16;
+const EXTENT_AT: usize = 24;
+const PAGE_AT: usize = 28;
+const SHARD_AT: usize = 32;
+const RESERVED_AT: usize = 36;
 
 const STRUCTURE: &str = "root page";
 
 /// What a root page says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Root {
-    pub(super) generation: u64,
     pub(super) shard: ShardId,
     pub(super) head: LogPosition,
 }
@@ -73,7 +71,6 @@ impl Root {
         assert_eq!(page.len(), ROOT_BYTES);
         page.fill(0);
         page[0] = VERSION;
-        put_u64(page, GENERATION_AT, self.generation);
         put_u64(page, LOG_AT, self.head.log_id);
         put_u64(page, SEQ_AT, self.head.seq);
         put_u32(page, EXTENT_AT, self.head.extent.0);
@@ -102,7 +99,7 @@ impl Root {
             page: u32_at(page, PAGE_AT),
             seq: u64_at(page, SEQ_AT),
         };
-        Ok(Root { generation: u64_at(page, GENERATION_AT), shard: ShardId(shard), head })
+        Ok(Root { shard: ShardId(shard), head })
     }
 }
 
@@ -155,14 +152,14 @@ pub(super) async fn read_root(volume: &Volume, extent: ExtentId, shard: ShardId)
         let (result, buffer) = volume.device().read(offset, Buffer::heap(ROOT_BYTES), ROOT_BYTES).await;
         result?;
         match Root::decode(volume.parts().id(), offset, &buffer[..ROOT_BYTES]) {
-            Ok(root) if newest.is_none_or(|newest| newest.root.generation < root.generation) => {
+            Ok(root) if newest.is_none_or(|newest| newest.root.head.log_id < root.head.log_id) => {
                 if newest.is_some() {
                     mark!(RootPagesDiffer);
                 }
                 newest = Some(FoundRoot { root, page });
             }
             Ok(root) => {
-                if newest.is_some_and(|newest| newest.root.generation != root.generation) {
+                if newest.is_some_and(|newest| newest.root.head.log_id != root.head.log_id) {
                     mark!(RootPagesDiffer);
                 }
             }
@@ -172,6 +169,10 @@ pub(super) async fn read_root(volume: &Volume, extent: ExtentId, shard: ShardId)
     match (newest, defect) {
         (Some(found), _) if found.root.shard != shard => {
             let reason = format!("the root page of shard {shard} is of shard {}", found.root.shard);
+            Err(Error::corruption(STRUCTURE, reason).located(shard.0, page_offset(volume, extent, found.page)))
+        }
+        (Some(found), _) if !volume.parts().may_have_given(found.root.head.log_id) => {
+            let reason = format!("log {} is of a later opening than the superblock's", found.root.head.log_id);
             Err(Error::corruption(STRUCTURE, reason).located(shard.0, page_offset(volume, extent, found.page)))
         }
         (Some(found), defect) => {
@@ -196,10 +197,10 @@ mod tests {
     proptest! {
         #[test]
         fn encodes_and_decodes_and_notices_every_flip(
-            volume: [u8; 16], offset: u64, generation: u64, shard: u16, log_id: u64, extent: u32, page: u32, seq: u64, flip in 0usize..4096,
+            volume: [u8; 16], offset: u64, shard: u16, log_id: u64, extent: u32, page: u32, seq: u64, flip in 0usize..4096,
         ) {
             let head = LogPosition { log_id, extent: ExtentId(extent), page, seq };
-            let root = Root { generation, shard: ShardId(shard), head };
+            let root = Root { shard: ShardId(shard), head };
             let mut bytes = vec![0; ROOT_BYTES];
             root.encode(&volume, offset, &mut bytes);
             prop_assert_eq!(Root::decode(&volume, offset, &bytes).unwrap(), root);

@@ -203,6 +203,45 @@ fn a_damaged_root_page_has_a_twin_and_two_are_corruption() {
 }
 
 #[test]
+fn a_root_page_that_an_earlier_manifest_left_behind_does_not_count() {
+    for lost in [0, 16 << 10] {
+        let mut machine = Machine::new(1);
+        let mut life = machine.start();
+        life.run(async |volume| {
+            let earlier = create(&volume).await;
+            earlier.set_rotate_bytes_min(0);
+            for id in 0..10 {
+                let edits = if id == 0 { vec![keyspace()] } else { vec![add(id)] };
+                earlier.commit(edits).await.unwrap();
+            }
+            let at = volume.parts().offset(ExtentId(1)) + lost;
+            let left_behind = machine.disk.read_raw(at, 4096);
+            let state = ManifestState::new(SHARD);
+            Manifest::create(volume.clone(), ExtentId(1), state.clone()).await.unwrap();
+            // As if that write of it had been lost.
+            machine.disk.write_raw(at, &left_behind);
+            assert_eq!(found(&volume).await.unwrap().state, state);
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_log_of_a_later_opening_is_corruption() {
+    let mut machine = Machine::new(1);
+    machine.generation = 6;
+    machine.start().run(async |volume| drop(create(&volume).await)).unwrap();
+    machine.generation = 5;
+    machine
+        .start()
+        .run(async |volume| {
+            let error = found(&volume).await.unwrap_err();
+            assert!(error.is_corruption() && error.to_string().contains("of a later opening"), "{error}");
+        })
+        .unwrap();
+}
+
+#[test]
 fn a_manifest_without_its_snapshot_or_of_another_shard_is_corruption() {
     let mut machine = Machine::new(1);
     let mut life = machine.start();

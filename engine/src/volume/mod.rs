@@ -208,11 +208,16 @@ impl VolumeParts {
         Ok(())
     }
 
-    /// A number that was never given out in this volume, for an SST or a log.
+    /// A number that was never given out in this volume, for an SST or a log, and greater than all that were.
     pub(crate) fn new_id(&self) -> u64 {
         let counter = self.shared.ids.fetch_add(1, Ordering::Relaxed);
         assert!(counter < 1 << ID_COUNTER_BITS, "2^{ID_COUNTER_BITS} identities in one opening");
         self.shared.generation << ID_COUNTER_BITS | counter
+    }
+
+    /// Whether [`VolumeParts::new_id`] may have given this number, now or in an earlier opening.
+    pub(crate) fn may_have_given(&self, id: u64) -> bool {
+        id >> ID_COUNTER_BITS <= self.shared.generation
     }
 
     /// The identity of a new SST.

@@ -192,7 +192,7 @@ impl Image {
     /// Where the blocks of a shard's manifest begin. Nothing where a root page was made to lead elsewhere.
     fn manifest(&self, shard: usize) -> Option<usize> {
         let root = &self.bytes[self.root(shard)..];
-        let (extent, page) = (u32_at(root, 32) as usize, u32_at(root, 36) as usize);
+        let (extent, page) = (u32_at(root, 24) as usize, u32_at(root, 28) as usize);
         let at = extent.checked_mul(EXTENT_BYTES)?.checked_add(page.checked_mul(LOG_PAGE_BYTES)?)?;
         self.header(at).map(|_| at)
     }
@@ -272,13 +272,12 @@ impl Image {
             (u8::arbitrary(input)?, draw_seq(input)?, draw_extent(input)?, input.arbitrary()?);
         for at in [root, root + ROOT_SPACING_BYTES] {
             let page = &mut self.bytes[at..at + LOG_PAGE_BYTES];
-            match field % 6 {
+            match field % 5 {
                 0 => put_u64(page, 8, seq),
                 1 => put_u64(page, 16, seq),
-                2 => put_u64(page, 24, seq),
-                3 => put_u32(page, 32, extent.0),
-                4 => put_u32(page, 36, number),
-                _ => put_u32(page, 40, number),
+                2 => put_u32(page, 24, extent.0),
+                3 => put_u32(page, 28, number),
+                _ => put_u32(page, 32, number),
             }
             let crc = placed_crc(&id, at as u64, page, ROOT_CRC_AT);
             put_u32(page, ROOT_CRC_AT, crc);

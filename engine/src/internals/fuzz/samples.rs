@@ -190,11 +190,11 @@ fn sample_history() -> Vec<ManifestEdit> {
     ]
 }
 
-/// A root page that says: generation 1, log 3 from its first block on, in extent 4.
+/// A root page that says: log 3 from its first block on, in extent 4.
 fn sample_root() -> Vec<u8> {
     let mut page = vec![0; 4096];
     page[0] = 1;
-    for (at, value) in [(8, 1), (16, 3), (24, 1), (32, 4), (40, 1)] {
+    for (at, value) in [(8, 3), (16, 1), (24, 4), (32, 1)] {
         put_u32(&mut page, at, value);
     }
     page
