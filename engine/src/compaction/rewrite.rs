@@ -14,8 +14,8 @@ use crate::types::{Kind, ReadView, SeqNo, Trailer};
 use crate::version::{LEVELS, Version};
 use crate::volume::{SstFile, SstWriter, Volume};
 
-/// Entries between two questions whether others wait.
-const ENTRIES_A_SLICE: u32 = 32;
+/// Entries between two questions whether others wait, or whether to stop. Memtables in tests are small, and are to be interrupted too.
+const ENTRIES_A_SLICE: u32 = if cfg!(feature = "testing") { 4 } else { 32 };
 
 /// What a rewrite needs to know of its surroundings.
 pub(crate) struct RewriteContext<'c> {

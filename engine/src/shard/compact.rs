@@ -30,6 +30,7 @@ impl Shard {
             self.volume.reclaim().await;
             if let Err(error) = result {
                 if self.closing.get() {
+                    mark!(CompactionGivenUp);
                     break;
                 }
                 match &error {

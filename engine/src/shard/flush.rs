@@ -34,7 +34,10 @@ impl Shard {
             if let Err(error) = self.flush_oldest().await {
                 match &error {
                     // Given up, not failed: what the log still has to write must not suffer.
-                    Error::Closed if self.closing.get() && !mutant!(FlushGivenUpPoisons) => break,
+                    Error::Closed if self.closing.get() && !mutant!(FlushGivenUpPoisons) => {
+                        mark!(FlushGivenUp);
+                        break;
+                    }
                     Error::NoSpace(_) => mark!(NoSpaceInFlush),
                     _ => mark!(PoisonedByFlush),
                 }

@@ -62,6 +62,8 @@ siltstone_io::mark_table! {
     WriteWaited: "write waits for admission",
     CheckpointFailed: "checkpoint failed",
     CheckpointBeyondRetentionDropped: "checkpoint beyond those to be kept dropped",
+    FlushGivenUp: "flush given up by a closing",
+    CompactionGivenUp: "compaction given up by a closing",
     ClosedWithPendingLog: "closed with writes in the log's buffer",
     // Timers.
     TimersRefilled: "timers of a key group read from the store",

@@ -118,8 +118,7 @@ impl TurnedShards {
                 progress = true;
                 continue;
             }
-            let budget = Budget { background_slice_us: 1 + self.random.below(200) as u32, ..Budget::default() };
-            progress |= driver.turn(&budget) == Turn::Progress;
+            progress |= driver.turn(&draw_budget(&mut self.random)) == Turn::Progress;
             if driver.is_closed() {
                 self.drivers[index] = None;
                 progress = true;
@@ -130,6 +129,15 @@ impl TurnedShards {
 
     fn next_event_us(&self) -> Option<u64> {
         self.drivers.iter().flatten().filter_map(ShardDriver::next_event_us).min()
+    }
+}
+
+/// Mostly small ones: a flush of few entries is interrupted too, and what happens in between is another task's choice.
+fn draw_budget(random: &mut Random) -> Budget {
+    Budget {
+        foreground_tasks_max: 1 << random.below(9),
+        background_slice_us: 1 << random.below(8),
+        ..Budget::default()
     }
 }
 
