@@ -49,6 +49,17 @@ fn what_was_acknowledged_is_there_when_the_engine_was_closed_during_a_flush() {
     }
 }
 
+/// Simulator, seed 300494: a log without entries was held by a shard that nobody wrote to, though no manifest named it.
+#[test]
+fn a_log_without_entries_is_given_back_at_the_next_opening() {
+    let mut simulation = Simulation::new(1);
+    let node = simulation.open(options(&simulation)).unwrap_or_else(|error| panic!("{error}"));
+    node.close().unwrap_or_else(|error| panic!("{error}"));
+    let node = simulation.open(options(&simulation)).unwrap_or_else(|error| panic!("{error}"));
+    let audit = node.run(siltstone::testing::audit_quiet(&node.engine)).unwrap_or_else(|error| panic!("{error}"));
+    assert!(audit.is_clean(), "{audit:?}");
+}
+
 /// Puts that are acknowledged at once, then the end, which says whether they are written: what closing said, and whether all of them are there.
 fn end_of(count: u32, durability: Durability, prepare: impl FnOnce(&Simulation)) -> (Result<()>, bool) {
     let mut simulation = Simulation::new(u64::from(count));

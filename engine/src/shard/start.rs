@@ -5,6 +5,7 @@
 //! 1. The logs that the manifest names are replayed into one memtable. Nothing is written.
 //! 2. A new log is begun, and the manifest goes on in a new file of its own, which names both the old logs and the new one. A crash before
 //!    the root page is durable: the old manifest holds; after: the old logs are replayed again, and the new one, empty or not, behind them.
+//! 3. Old logs that have no entry for this shard are not named any more, and given up.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,7 +91,7 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
 
     let mut log = None;
     let mut chains = replay.chains;
-    let mut manifest = None;
+    let (mut manifest, mut replayed) = (None, Vec::new());
     if let Some(found) = found {
         if plan.config.durability != Durability::Checkpoint {
             let writer = LogWriter::create(volume.clone(), Placement::Wal).await?;
@@ -124,6 +125,13 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
                 file.release();
             }
         }
+        // A log that has nothing for this shard is named no longer.
+        for (chain, log) in state.wal.iter().zip(&plan.logs) {
+            match chains.iter().any(|kept| kept.head == chain.head) {
+                true => replayed.push(Arc::clone(log)),
+                false => log.release(),
+            }
+        }
         manifest = Some(writer);
     }
 
@@ -143,7 +151,7 @@ pub(crate) async fn start(plan: ShardPlan, handle: Handle) -> Result<Rc<Shard>> 
         manifest: LocalMutex::new(manifest),
         found: if plan.config.read_only { state.clone() } else { ManifestState::default() },
         files: RefCell::default(),
-        replayed: RefCell::new(plan.logs),
+        replayed: RefCell::new(replayed),
         memtables: Memtables::new(plan.epoch, next_seq, slot),
         views: Rc::new(Views::default()),
         wal: WalWriter::new(log),
@@ -215,7 +223,7 @@ impl Shard {
 }
 
 struct Replay {
-    /// The chains that were read, each with its end.
+    /// The chains of which this shard has got entries, each with its end.
     chains: Vec<WalChain>,
     last_seq: SeqNo,
 }
@@ -229,7 +237,7 @@ async fn replay(volume: &Volume, state: &ManifestState, groups: &Range<u32>, mem
             continue;
         }
         let mut reader = LogReader::open(volume.clone(), chain.head, chain.end);
-        let mut commits = 0;
+        let (mut commits, entries_before) = (0, entries);
         while let Some((_, payload)) = reader.next().await? {
             commits += 1;
             decode_commit(&payload, |operation| {
@@ -249,11 +257,11 @@ async fn replay(volume: &Volume, state: &ManifestState, groups: &Range<u32>, mem
         }
         if commits == 0 {
             mark!(EmptyLogReplayed);
-        } else {
-            if replay.last_seq > LAST_SEQ_MAX {
-                let reason = format!("sequence number {} has no room behind it", replay.last_seq);
-                return Err(Error::corruption("write-ahead log", reason));
-            }
+        } else if replay.last_seq > LAST_SEQ_MAX {
+            let reason = format!("sequence number {} has no room behind it", replay.last_seq);
+            return Err(Error::corruption("write-ahead log", reason));
+        }
+        if entries > entries_before {
             replay.chains.push(WalChain { end: Some(reader.end().seq - 1), ..chain.clone() });
         }
     }

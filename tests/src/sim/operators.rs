@@ -293,7 +293,11 @@ struct Visit {
 impl Order {
     async fn run(self, shard: &LocalShard, visit: &Visit, id: &CellId, keyspace: &Keyspace) -> Result<()> {
         let Visit { oracle, place, time_ms, durable } = visit;
-        let begin = |version: Version| oracle.lock().begin_cells([(id.clone(), version)], *place);
+        let mut write = None;
+        let mut begin = |version: Version| {
+            oracle.lock().begin_cells([(id.clone(), version)], *place);
+            write = Some(CellWrite { oracle, id, succeeded: false, durable: *durable });
+        };
         let written = match self {
             Order::Get => {
                 let found = shard.get(keyspace, &id.1).await?.map(|value| value.to_vec());
@@ -314,8 +318,22 @@ impl Order {
                 shard.delete(keyspace, &id.1).await
             }
         };
-        oracle.lock().end_cells([id], written.is_ok(), *durable);
+        write.iter_mut().for_each(|write| write.succeeded = written.is_ok());
         written
+    }
+}
+
+/// A write of a cell that has begun. It ends with the operator at the latest, which a closing engine may give up.
+struct CellWrite<'w> {
+    oracle: &'w SharedOracle,
+    id: &'w CellId,
+    succeeded: bool,
+    durable: bool,
+}
+
+impl Drop for CellWrite<'_> {
+    fn drop(&mut self) {
+        self.oracle.lock().end_cells([self.id], self.succeeded, self.durable);
     }
 }
 
