@@ -45,10 +45,8 @@ mod reader;
 mod tests;
 mod writer;
 
-#[cfg(feature = "internals")]
-pub(crate) use self::block::BlockHeader;
 #[cfg(feature = "fuzz")]
-pub(crate) use self::block::LOG_PAGE_BYTES;
+pub(crate) use self::block::{BlockHeader, LOG_PAGE_BYTES};
 pub(crate) use self::fifo::Fifo;
 pub(crate) use self::reader::{LogReader, read_chain};
 pub(crate) use self::writer::LogWriter;
