@@ -41,7 +41,7 @@ mod profile;
 mod shared;
 mod signature;
 mod sst;
-mod superblock;
+pub(crate) mod superblock;
 #[cfg(all(test, not(any(loom, shuttle))))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 pub(crate) mod testing;
