@@ -40,7 +40,7 @@ pub(crate) use keyspace::KeyspaceInfo;
 pub use open::format;
 #[cfg(all(test, not(any(loom, shuttle))))]
 pub(crate) use open::open_volume;
-pub(crate) use open::{backend as open_backend, mark_used, power_lost, read_manifests};
+pub(crate) use open::{mark_used, on_executor, read_manifests};
 pub(crate) use options::Place;
 pub use options::{
     Durability, KEY_BYTES_MAX, KeyspaceOptions, Options, Partition, Restore, SHARDS_MAX, TimeDomain, Ttl,

@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
-use siltstone_io::{Device, Handle, OpKind, OpenMode, Placement, SharedDevice};
+use siltstone_io::{Device, Handle, IoError, OpKind, OpenMode, Placement, SharedDevice};
 
 use super::load::Area;
 use super::{ProbeOptions, ProbeSubject};
@@ -71,10 +71,13 @@ enum Found {
 impl Target {
     /// Opens what the options name, for reading only, or makes a temporary file.
     pub(super) fn choose(options: &Options, measuring: &ProbeOptions) -> Result<Target> {
-        if let Some(shared) = options.place.simulated() {
-            return Ok(Target { shared, path: None, temporary: false });
-        }
-        let Place::Path(given) = &options.place else { unreachable!("a place is a path or simulated") };
+        let given = match &options.place {
+            Place::Path(given) => given,
+            Place::Simulated(disk, _) => {
+                let shared = SharedDevice::simulated(disk.clone());
+                return Ok(Target { shared, path: None, temporary: false });
+            }
+        };
         let path = options.place.path();
         if given.is_dir() && !path.exists() {
             return Ok(Target { shared: temporary_file(given)?, path: None, temporary: true });
@@ -264,10 +267,7 @@ fn temporary_file(directory: &Path) -> Result<SharedDevice> {
             Err(error) if error.is_exists() && names.peek().is_some() => continue,
             opened => opened?,
         };
-        std::fs::remove_file(&path).map_err(|error| {
-            let errno = error.raw_os_error().unwrap_or_default();
-            siltstone_io::IoError::from_errno(OpKind::Open, &path, 0, 0, errno)
-        })?;
+        std::fs::remove_file(&path).map_err(|error| IoError::from_std(OpKind::Open, &path, &error))?;
         return Ok(shared);
     }
     unreachable!("the last name is opened or an error")
