@@ -29,8 +29,8 @@ use crate::manifest::{FoundManifest, Manifest, ManifestState};
 use crate::shard::{PlannedManifest, ShardConfig, ShardPlan, decode_options};
 use crate::types::{Epoch, ExtentId, KeyspaceId, ShardId, SstId};
 use crate::volume::{
-    IoProfile, Probe, SharedExtents, SstFile, SstRegistry, Superblock, Volume, VolumeParts, WearCounters, holds, probe,
-    wipe, write_superblock,
+    Contents, IoProfile, SharedExtents, SstFile, SstRegistry, Superblock, Volume, VolumeParts, WearCounters, contents,
+    holds, wipe, write_superblock,
 };
 
 /// Keyspaces with their numbers and names.
@@ -117,19 +117,19 @@ fn open_device(options: &Options) -> Result<SharedDevice> {
 
 async fn open_on(options: &Options, shared: SharedDevice, handle: Handle) -> Result<Opened> {
     let device = handle.attach(&shared)?;
-    let found = match probe(&device).await? {
-        Probe::Volume(superblock) if !superblock.roots.is_empty() => Some(superblock),
-        Probe::Volume(_) | Probe::Blank if options.read_only || !options.create => {
+    let found = match contents(&device).await? {
+        Contents::Volume(superblock) if !superblock.roots.is_empty() => Some(superblock),
+        Contents::Volume(_) | Contents::Blank if options.read_only || !options.create => {
             return Err(Error::NotAVolume {
                 path: device.path().to_path_buf(),
                 reason: "it is empty or its creation was cut short; open it for writing with Options::create".into(),
             });
         }
-        Probe::Volume(_) => {
+        Contents::Volume(_) => {
             mark!(CreationTakenUpAgain);
             None
         }
-        Probe::Blank => None,
+        Contents::Blank => None,
     };
     match found {
         Some(superblock) => Opening { options, shared, handle }.existing(superblock).await,

@@ -12,7 +12,7 @@ use siltstone_io::{ExecutorConfig, Handle, OpenMode, SharedDevice, SimClock, Sim
 use crate::engine::{Place, on_executor, read_manifests};
 use crate::error::{Error, Result};
 use crate::manifest::FoundManifest;
-use crate::volume::{Probe, Superblock, Volume, VolumeParts, probe};
+use crate::volume::{Contents, Superblock, Volume, VolumeParts, contents};
 
 pub use info::{KeyspaceInfo, LevelInfo, VolumeInfo};
 pub use verify::{Problem, VerifyReport};
@@ -81,9 +81,9 @@ struct View {
 impl View {
     async fn open(shared: SharedDevice, handle: Handle) -> Result<Self> {
         let device = handle.attach(&shared)?;
-        let superblock = match probe(&device).await? {
-            Probe::Volume(superblock) if !superblock.roots.is_empty() => superblock,
-            Probe::Volume(_) | Probe::Blank => {
+        let superblock = match contents(&device).await? {
+            Contents::Volume(superblock) if !superblock.roots.is_empty() => superblock,
+            Contents::Volume(_) | Contents::Blank => {
                 return Err(Error::NotAVolume {
                     path: device.path().to_path_buf(),
                     reason: "it is empty, or its creation was cut short".into(),

@@ -19,7 +19,7 @@ use crate::engine::{Options, Place, mark_used, read_manifests};
 use crate::error::{Error, Result};
 use crate::types::ExtentId;
 use crate::volume::{
-    BLANK_BYTES, IoProfile, Probe, SUPERBLOCK_BYTES, Superblock, Volume, VolumeParts, holds, probe, wipe,
+    BLANK_BYTES, Contents, IoProfile, SUPERBLOCK_BYTES, Superblock, Volume, VolumeParts, contents, holds, wipe,
     write_superblock,
 };
 
@@ -206,8 +206,8 @@ impl Ready {
 }
 
 async fn look(device: &Device) -> Result<Found> {
-    match probe(device).await {
-        Ok(Probe::Volume(superblock)) if !superblock.roots.is_empty() => return Ok(Found::Volume(superblock)),
+    match contents(device).await {
+        Ok(Contents::Volume(superblock)) if !superblock.roots.is_empty() => return Ok(Found::Volume(superblock)),
         Err(error @ Error::Io(_)) => return Err(error),
         _ => {}
     }

@@ -1,7 +1,7 @@
 //! What else a device may hold: the marks by which filesystems, partition tables and volume managers are known.
 //!
 //! A device on which any of these is found is never taken for blank. The list serves the message; whether a device *is* blank is
-//! decided by its being zero ([`super::probe`]).
+//! decided by its being zero ([`super::contents`]).
 
 use super::superblock::{COPY_SPACING_BYTES, SUPERBLOCK_BYTES};
 

@@ -36,7 +36,7 @@
 //! # A volume in creation
 //!
 //! The first generation has no shards: it is written before anything else, and the one that names the root extents last. A crash in between
-//! leaves a superblock without shards, or an area that was never written ([`super::Probe::Blank`]): both may be created over.
+//! leaves a superblock without shards, or an area that was never written ([`super::Contents::Blank`]): both may be created over.
 
 use super::bytes::{array_at, is_zero, placed_crc, put_u32, put_u64, u32_at, u64_at};
 use super::profile::{IoProfile, PROFILE_BYTES};

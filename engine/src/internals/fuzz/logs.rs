@@ -9,7 +9,7 @@ use crate::log::block::{self, BlockHeader, HEADER_BYTES};
 use crate::memtable::Memtable;
 use crate::types::{KeyspaceId, Kind, SeqNo, Trailer};
 use crate::volume::bytes::{placed_crc, put_u32};
-use crate::volume::probe;
+use crate::volume::contents;
 use crate::volume::superblock::{self, SUPERBLOCK_BYTES};
 use crate::wal::{BatchEncoder, WalOperation, decode_commit};
 
@@ -120,5 +120,5 @@ pub fn superblock(bytes: &[u8]) {
     let backend = Backend::Simulated(SimClock::new());
     let mut executor = Executor::new(ExecutorConfig::default(), backend).expect("a simulation has all it needs");
     let device = executor.handle().attach(&SharedDevice::simulated(disk)).expect("a simulated disk attaches");
-    let _ = executor.block_on(probe(&device));
+    let _ = executor.block_on(contents(&device));
 }
