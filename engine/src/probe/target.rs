@@ -9,6 +9,7 @@
 //! 3. Of a blank device, the middle is used: what makes it count as blank, the first 16 MiB and the end, is not touched.
 //! 4. In a directory, a new file is made and its name removed at once: when the probe ends, however it ends, the file is gone.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use siltstone_io::{Device, Handle, IoError, OpKind, OpenMode, Placement, SharedDevice};
@@ -58,7 +59,7 @@ pub(super) struct Ready {
 enum Scratch {
     Nothing,
     Extents { volume: Volume, superblock: Superblock, extents: Vec<ExtentId> },
-    Blank(std::ops::Range<u64>),
+    Blank(Range<u64>),
 }
 
 /// What a device holds.
@@ -130,11 +131,7 @@ impl Target {
                 let parts = VolumeParts::new(shared, &superblock, options.capacity_bytes)?;
                 let volume = Volume::new(parts, device.clone(), handle.clone(), None);
                 let extents = reserved(&volume, &superblock).await?;
-                let bytes = u64::from(superblock.extent_bytes);
-                let area = Area::new(extents.iter().map(|extent| {
-                    let offset = volume.parts().offset(*extent);
-                    offset..offset + bytes
-                }));
+                let area = area_of(&volume, &extents);
                 if area.bytes() >= SCRATCH_BYTES_MIN {
                     let scratch = Scratch::Extents { volume, superblock, extents };
                     return Ok(ready(device, ProbeSubject::Volume, area, None, scratch));
@@ -153,8 +150,7 @@ impl Target {
                 if let Found::Other(_) = found {
                     wipe(&device).await?;
                 }
-                let end = device.len_bytes().saturating_sub(END_BYTES) / ALIGNED_BYTES * ALIGNED_BYTES;
-                let range = BLANK_BYTES..end.clamp(BLANK_BYTES, BLANK_BYTES + SCRATCH_BYTES_MAX);
+                let range = middle_of_blank(&device);
                 let area = Area::new([range.clone()]);
                 if area.bytes() >= SCRATCH_BYTES_MIN {
                     return Ok(ready(device, ProbeSubject::Other, area, None, Scratch::Blank(range)));
@@ -228,12 +224,11 @@ async fn reserved(volume: &Volume, superblock: &Superblock) -> Result<Vec<Extent
             Ok(extent) => extents.push(extent),
             Err(Error::NoSpace(_)) => {
                 let (used, all) = volume.parts().usage();
-                if used == all {
-                    break;
+                if used < all {
+                    // The device has less than the volume may use: a filesystem, where others may need space meanwhile.
+                    let more = extents.split_off(extents.len() / 2);
+                    volume.free_extents(more).await;
                 }
-                // The device has less than the volume may use: a filesystem, where others may need space meanwhile.
-                let more = extents.split_off(extents.len() / 2);
-                volume.free_extents(more).await;
                 break;
             }
             Err(error) => {
@@ -244,6 +239,21 @@ async fn reserved(volume: &Volume, superblock: &Superblock) -> Result<Vec<Extent
     }
     extents.sort_unstable();
     Ok(extents)
+}
+
+/// Where extents lie.
+fn area_of(volume: &Volume, extents: &[ExtentId]) -> Area {
+    let parts = volume.parts();
+    Area::new(extents.iter().map(|&extent| {
+        let offset = parts.offset(extent);
+        offset..offset + u64::from(parts.extent_bytes())
+    }))
+}
+
+/// What of a blank device may be written: nothing that makes it count as blank.
+fn middle_of_blank(device: &Device) -> Range<u64> {
+    let end = device.len_bytes().saturating_sub(END_BYTES) / ALIGNED_BYTES * ALIGNED_BYTES;
+    BLANK_BYTES..end.clamp(BLANK_BYTES, BLANK_BYTES + SCRATCH_BYTES_MAX)
 }
 
 /// The space of a new file: as much as there is, within bounds.
