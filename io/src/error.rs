@@ -60,6 +60,14 @@ impl IoError {
         IoError { op, offset, length, path: path.into(), errno, reason }
     }
 
+    /// The error of a call of the standard library.
+    pub fn from_std(op: OpKind, path: impl Into<PathBuf>, error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(errno) => IoError::from_errno(op, path, 0, 0, errno),
+            None => IoError::other(op, path, 0, 0, error.to_string()),
+        }
+    }
+
     /// An error that the operating system has no number for.
     pub fn other(op: OpKind, path: impl Into<PathBuf>, offset: u64, length: u64, reason: impl Into<String>) -> Self {
         IoError { op, offset, length, path: path.into(), errno: 0, reason: reason.into() }

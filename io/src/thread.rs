@@ -29,7 +29,7 @@ pub fn spawn_pinned(
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(pin_then_run)
-        .map_err(|error| IoError::from_errno(OpKind::Setup, name, 0, 0, error.raw_os_error().unwrap_or(0)))
+        .map_err(|error| IoError::from_std(OpKind::Setup, name, &error))
 }
 
 /// How many CPUs this process may use; at least 1.

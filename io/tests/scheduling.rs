@@ -188,7 +188,8 @@ fn faltering_transfers_keep_the_account_of_the_budget() {
 #[test]
 fn what_waits_when_the_executor_ends_fails_and_what_nobody_waits_for_is_freed() {
     let (mut executor, device) = simulated(budget(0, 0), SimFaults::default());
-    let pool = executor.handle().buffer_pool(64 * KIB, 10);
+    let frames = executor.handle().buffer_pool(64 * KIB, 10);
+    let pool = frames.clone();
     let kept = Rc::new(RefCell::new(Vec::new()));
     let operations = Rc::clone(&kept);
     executor.handle().spawn(Class::Compaction, async move {
@@ -201,7 +202,9 @@ fn what_waits_when_the_executor_ends_fails_and_what_nobody_waits_for_is_freed() 
         }
     });
     executor.turn(&Budget::default());
+    assert_eq!(frames.free(), 0);
     drop(executor);
+    assert_eq!(frames.free(), 5, "those that nobody waits for");
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     for operation in kept.take() {
         let mut operation = std::pin::pin!(operation);
@@ -210,6 +213,7 @@ fn what_waits_when_the_executor_ends_fails_and_what_nobody_waits_for_is_freed() 
             std::task::Poll::Pending => panic!("hangs"),
         }
     }
+    assert_eq!(frames.free(), 10);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use siltstone::{DeviceKind, Durability, Engine, Error, KeyspaceOptions, Options, ProbeOptions, format, inspect};
-use siltstone_io::testing::places::{LoopDevice, run};
+use siltstone_io::testing::places::{LoopDevice, or_skipped, run};
 
 const MIB: u64 = 1 << 20;
 
@@ -22,7 +22,7 @@ impl Disk {
     fn new(bytes: u64, block_bytes: u32) -> Option<Disk> {
         let folder = tempfile::tempdir().unwrap();
         let device = LoopDevice::new(&folder.path().join("image"), bytes, Some(block_bytes));
-        device.inspect_err(|why| eprintln!("skipped: {why}")).ok().map(|device| Disk { device, folder })
+        or_skipped(device).map(|device| Disk { device, folder })
     }
 
     fn path(&self) -> &Path {

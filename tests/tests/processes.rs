@@ -5,6 +5,8 @@
 
 use std::process::Command;
 
+use siltstone_io::testing::places::all_must_be_had;
+
 /// Runs a suite; its output.
 fn torture(arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_siltstone-torture")).args(arguments).output().unwrap();
@@ -13,24 +15,12 @@ fn torture(arguments: &[&str]) -> (bool, String) {
     (output.status.success(), text)
 }
 
-/// Whether a place that cannot be had is a failure.
-#[expect(clippy::disallowed_methods, reason = "what the machine must have is not part of any run")]
-fn all_places() -> bool {
-    match std::env::var("SILTSTONE_TEST_PLACES") {
-        Ok(places) => {
-            assert_eq!(places, "all", "SILTSTONE_TEST_PLACES is \"all\" or not set");
-            true
-        }
-        Err(_) => false,
-    }
-}
-
 /// A run without failures that did something.
 fn passes(suite: &str, place: &str, seconds: &str, seed: &str) {
     let (success, text) = torture(&[suite, "--place", place, "--seconds", seconds, "--seed", seed]);
     assert!(success, "a failure, see above");
     let skipped = text.contains("skipped:");
-    assert!(!(skipped && all_places()), "{place} cannot be had, but SILTSTONE_TEST_PLACES=all says that it must");
+    assert!(!(skipped && all_must_be_had()), "{place} cannot be had, but SILTSTONE_TEST_PLACES=all says that it must");
     if !skipped {
         let last = text.lines().last().unwrap();
         assert!(!last.starts_with("0 kills") && !last.contains(" 0 acknowledged"), "nothing was done: {last}");

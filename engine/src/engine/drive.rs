@@ -19,7 +19,7 @@ use siltstone_io::{
 };
 
 use crate::checkpoint::CheckpointInfo;
-use crate::engine::open::{Opened, backend, open_volume, power_lost};
+use crate::engine::open::{Opened, open_volume, power_lost};
 use crate::engine::options::{Options, Place};
 use crate::engine::{CONTROLS_CAPACITY, Engine, EngineShared, Keyspace, KeyspaceInfo, Lost, MAILBOX_CAPACITY};
 use crate::error::{Error, Result};
@@ -98,7 +98,7 @@ impl ShardSeed {
         let mut executor = Executor::new(config, self.backend)?;
         let handle = executor.handle();
         let started = executor.try_block_on(start(self.plan, handle.clone()));
-        let shard = started.unwrap_or_else(|| Err(power_lost("recovering")))?;
+        let shard = started.unwrap_or_else(|| Err(power_lost("recovery")))?;
         let ending = Rc::new(Ending { closed: Cell::new(false), closers: RefCell::default(), lost: self.lost });
         let (served, end) = (Rc::clone(&shard), Rc::clone(&ending));
         handle.spawn(Class::Foreground, async move {
@@ -271,7 +271,7 @@ fn assemble(options: &Options, opened: Opened) -> (Arc<EngineShared>, Vec<ShardS
             Place::Path(_) => None,
             Place::Simulated(disk, _) => Some(disk.schedule_seed()),
         };
-        let backend = backend(&options.place);
+        let backend = options.place.backend();
         let lost = Arc::clone(&lost);
         let spin_us = options.spin_us;
         seeds.push(ShardSeed { plan, inbox, backend, schedule_seed, spin_us, io_budget, lost });

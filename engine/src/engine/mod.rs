@@ -1,6 +1,6 @@
 //! The engine: the handle that all threads share, opening and closing, and who drives the shards.
 //!
-//! One file, though long: `Engine` is the public interface in one place, most of it documentation.
+//! `Engine` stands here: the public interface in one place, most of it documentation.
 
 mod drive;
 mod keyspace;
@@ -9,6 +9,7 @@ pub(crate) mod options;
 mod plan;
 pub(crate) mod route;
 mod scan;
+mod shared;
 #[cfg(all(test, shuttle))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod shuttle_flows;
@@ -21,18 +22,15 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use futures_util::future::{join_all, try_join_all};
-use siltstone_io::mailbox::TrySendError;
-use siltstone_io::sync::{AtomicBool, AtomicU32, Ordering};
 
-use crate::checkpoint::{self, Barrier, CheckpointInfo, CheckpointOrder, EpochGate, Ticket};
+use self::shared::{Creation, Lost};
+use crate::checkpoint::{self, CheckpointInfo};
 use crate::error::{Error, Result};
-use crate::manifest::ManifestEdit;
-use crate::shard::{Control, KeyspaceState, LocalShard, Operator, Port, Shard, ShardStats, WriteBatch, encode_options};
-use crate::types::{KeyspaceId, ShardId};
-use crate::version::Version;
+use crate::shard::{Control, LocalShard, ShardStats, WriteBatch};
+use crate::types::ShardId;
 
 pub use drive::{ShardDriver, ShardSeed};
 pub use keyspace::Keyspace;
@@ -40,13 +38,14 @@ pub(crate) use keyspace::KeyspaceInfo;
 pub use open::format;
 #[cfg(all(test, not(any(loom, shuttle))))]
 pub(crate) use open::open_volume;
-pub(crate) use open::{backend as open_backend, mark_used, power_lost, read_manifests};
+pub(crate) use open::{mark_used, on_executor, read_manifests};
 pub(crate) use options::Place;
 pub use options::{
     Durability, KEY_BYTES_MAX, KeyspaceOptions, Options, Partition, Restore, SHARDS_MAX, TimeDomain, Ttl,
     VALUE_BYTES_MAX, VOLUME_FILE_NAME,
 };
 pub use scan::EngineScan;
+pub(crate) use shared::EngineShared;
 
 /// Operators that may wait in a shard's mailbox; what comes behind that takes a slower way.
 const MAILBOX_CAPACITY: usize = if cfg!(shuttle) { 2 } else { 4096 };
@@ -75,26 +74,6 @@ pub struct Engine {
     shared: Arc<EngineShared>,
     drive: Arc<drive::Drive>,
 }
-
-/// What the handles of one engine share.
-pub(crate) struct EngineShared {
-    ports: Box<[Port]>,
-    gate: Arc<EpochGate>,
-    key_groups: u32,
-    keyspaces: RwLock<BTreeMap<String, Keyspace>>,
-    next_keyspace: AtomicU32,
-    checkpoint_busy: Arc<AtomicBool>,
-    checkpoints_retained: Option<usize>,
-    restored: Option<CheckpointInfo>,
-    read_only: bool,
-    /// Keyspaces whose creation has begun and not succeeded: their numbers, and whether it is under way.
-    creating: Mutex<BTreeMap<String, (KeyspaceId, bool)>>,
-    /// Why some shard has ended without having written what it had acknowledged.
-    lost: Lost,
-}
-
-/// The first error that kept a shard from writing what it had acknowledged before it ended.
-pub(crate) type Lost = Arc<OnceLock<Error>>;
 
 impl Engine {
     /// Opens or creates a volume and starts one thread for each shard. Blocks until all shards have recovered.
@@ -435,187 +414,6 @@ impl Engine {
     /// own threads.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.drive.block_on(future)
-    }
-}
-
-impl EngineShared {
-    pub(crate) fn shards(&self) -> usize {
-        self.ports.len()
-    }
-
-    pub(crate) fn checkpoints_retained(&self) -> Option<usize> {
-        self.checkpoints_retained
-    }
-
-    fn shard_of_group(&self, group: crate::types::KeyGroup) -> usize {
-        route::shard_of_group(group, self.shards(), self.key_groups)
-    }
-
-    /// Sends an operator, at once; the future is its reply.
-    fn send<T, F, Fut>(
-        &self,
-        shard: usize,
-        key_hash: Option<u64>,
-        operator: F,
-    ) -> impl Future<Output = Result<T>> + Send + use<T, F, Fut>
-    where
-        T: Send + 'static,
-        F: FnOnce(LocalShard) -> Fut + Send + 'static,
-        Fut: Future<Output = T> + 'static,
-    {
-        let (operator, reply) = self.begin(key_hash, operator);
-        self.deliver(shard, operator);
-        reply
-    }
-
-    pub(crate) fn deliver(&self, shard: usize, operator: Operator) {
-        self.ports[shard].send(operator);
-    }
-
-    /// Begins an operator in the current epoch, ready to be sent; the future is its reply.
-    pub(crate) fn begin<T, F, Fut>(
-        &self,
-        key_hash: Option<u64>,
-        operator: F,
-    ) -> (Operator, impl Future<Output = Result<T>> + Send + use<T, F, Fut>)
-    where
-        T: Send + 'static,
-        F: FnOnce(LocalShard) -> Fut + Send + 'static,
-        Fut: Future<Output = T> + 'static,
-    {
-        let (sender, receiver) = oneshot::channel();
-        let operator = Operator {
-            key_hash,
-            epoch: self.gate.begin(),
-            run: Box::new(move |shard: LocalShard| {
-                let future = operator(shard);
-                Box::pin(async move {
-                    // Nobody waits any more: the operator has run all the same.
-                    let _ = sender.send(future.await);
-                })
-            }),
-        };
-        (operator, async move { receiver.await.map_err(|_| Error::Closed) })
-    }
-
-    /// Runs a task on a shard itself, beside its operators and outside their epochs.
-    pub(crate) fn control<T, F, Fut>(
-        &self,
-        shard: usize,
-        task: F,
-    ) -> impl Future<Output = Result<T>> + Send + use<T, F, Fut>
-    where
-        T: Send + 'static,
-        F: FnOnce(std::rc::Rc<Shard>) -> Fut + Send + 'static,
-        Fut: Future<Output = T> + 'static,
-    {
-        let (sender, receiver) = oneshot::channel();
-        let control = Control::Task(Box::new(move |shard| {
-            let future = task(shard);
-            Box::pin(async move {
-                let _ = sender.send(future.await);
-            })
-        }));
-        let port = self.ports[shard].controls.clone();
-        async move {
-            port.send(control).await.map_err(|_| Error::Closed)?;
-            receiver.await.map_err(|_| Error::Closed)
-        }
-    }
-
-    pub(crate) async fn on_every_shard<T, F, Fut>(&self, task: F) -> Vec<Result<T>>
-    where
-        T: Send + 'static,
-        F: FnOnce(std::rc::Rc<Shard>) -> Fut + Clone + Send + 'static,
-        Fut: Future<Output = T> + 'static,
-    {
-        join_all((0..self.shards()).map(|shard| self.control(shard, task.clone()))).await
-    }
-
-    /// Opens the barrier and hands the rest to shard 0.
-    fn begin_checkpoint(
-        self: &Arc<Self>,
-        name: &str,
-        bytes: Vec<u8>,
-    ) -> Result<oneshot::Receiver<Result<CheckpointInfo>>> {
-        if name.is_empty() || name.len() > 255 {
-            return Err(Error::InvalidArgument(format!("a checkpoint's name has 1 to 255 bytes, not {}", name.len())));
-        }
-        if bytes.len() > checkpoint::CHECKPOINT_BYTES_MAX {
-            return Err(Error::InvalidArgument(format!(
-                "a checkpoint carries at most {} bytes, not {}",
-                checkpoint::CHECKPOINT_BYTES_MAX,
-                bytes.len()
-            )));
-        }
-        if self.read_only {
-            return Err(Error::ReadOnly);
-        }
-        let ticket = Ticket::take(&self.checkpoint_busy)?;
-        let (sender, receiver) = oneshot::channel();
-        let (engine, name) = (Arc::clone(self), name.to_owned());
-        // The barrier must not open unless the order for its checkpoint is certain to arrive: the epoch could not be flushed.
-        let sent = Barrier::order(&self.gate, |barrier| {
-            self.ports[0].controls.try_send(Control::Task(Box::new(move |shard: std::rc::Rc<Shard>| {
-                let epoch = barrier.open();
-                Box::pin(async move {
-                    let order = CheckpointOrder { epoch, name, bytes, ticket };
-                    let _ = sender.send(checkpoint::coordinate(shard, engine, order).await);
-                })
-            })))
-        });
-        match sent {
-            Ok(()) => Ok(receiver),
-            Err(TrySendError::Full(_)) => Err(Error::Busy("shard 0 has too many control tasks waiting".into())),
-            Err(TrySendError::Closed(_)) => Err(Error::Closed),
-        }
-    }
-}
-
-/// A keyspace that is being created: there is one creation of a name at a time, and one that has failed in some shards is taken up again
-/// under the same number.
-struct Creation<'e> {
-    engine: &'e EngineShared,
-    name: String,
-    id: KeyspaceId,
-}
-
-impl<'e> Creation<'e> {
-    fn begin(engine: &'e EngineShared, name: &str) -> Result<Self> {
-        let mut creating = engine.creating.lock().unwrap_or_else(PoisonError::into_inner);
-        let (id, under_way) = creating
-            .entry(name.to_owned())
-            .or_insert_with(|| (KeyspaceId(engine.next_keyspace.fetch_add(1, Ordering::SeqCst)), false));
-        if std::mem::replace(under_way, true) {
-            return Err(Error::Busy(format!("keyspace {name} is being created by another call")));
-        }
-        Ok(Creation { engine, name: name.to_owned(), id: *id })
-    }
-}
-
-impl Drop for Creation<'_> {
-    fn drop(&mut self) {
-        let mut creating = self.engine.creating.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, under_way)) = creating.get_mut(&self.name) {
-            *under_way = false;
-        }
-    }
-}
-
-impl Shard {
-    /// Creates a keyspace in this shard; durable when it returns.
-    async fn create_keyspace(&self, keyspace: Keyspace) -> Result<()> {
-        if self.keyspace(keyspace.id()).is_ok() {
-            return Ok(());
-        }
-        let edit = ManifestEdit::KeyspaceCreate {
-            id: keyspace.id(),
-            name: keyspace.name().to_owned(),
-            options: encode_options(keyspace.options()),
-        };
-        self.commit_edits(vec![edit]).await?;
-        self.add_keyspace(KeyspaceState::new(keyspace, Version::default()));
-        Ok(())
     }
 }
 

@@ -15,7 +15,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use siltstone_io::{Backend, Executor, ExecutorConfig, Handle, IoBudget, OpenMode, Placement, SharedDevice, entropy};
+use siltstone_io::{
+    Executor, ExecutorConfig, Handle, IoBudget, IoError, OpKind, OpenMode, Placement, SharedDevice, entropy,
+};
 
 use crate::checkpoint::{CheckpointInfo, EpochGate, by_name};
 use crate::engine::options::{Durability, KeyspaceOptions, Options, Place, Restore};
@@ -27,8 +29,8 @@ use crate::manifest::{FoundManifest, Manifest, ManifestState};
 use crate::shard::{PlannedManifest, ShardConfig, ShardPlan, decode_options};
 use crate::types::{Epoch, ExtentId, KeyspaceId, ShardId, SstId};
 use crate::volume::{
-    IoProfile, Probe, SharedExtents, SstFile, SstRegistry, Superblock, Volume, VolumeParts, WearCounters, holds, probe,
-    wipe, write_superblock,
+    Contents, IoProfile, SharedExtents, SstFile, SstRegistry, Superblock, Volume, VolumeParts, WearCounters, contents,
+    holds, wipe, write_superblock,
 };
 
 /// Keyspaces with their numbers and names.
@@ -51,23 +53,25 @@ pub(crate) fn open_volume(options: &Options) -> Result<Opened> {
     options.validate()?;
     let device = recorded(options, open_device(options)?);
     let config = ExecutorConfig { name: "open".into(), ..ExecutorConfig::default() }.driving_device(&device);
-    let mut executor = Executor::new(config, backend(&options.place))?;
+    on_executor(config, &options.place, async |handle| open_on(options, device, handle).await)
+}
+
+/// Runs blocking work on an executor of its own. Its name says what the work is.
+pub(crate) fn on_executor<T>(
+    config: ExecutorConfig,
+    place: &Place,
+    work: impl AsyncFnOnce(Handle) -> Result<T>,
+) -> Result<T> {
+    let during = config.name.clone();
+    let mut executor = Executor::new(config, place.backend())?;
     let handle = executor.handle();
-    executor.try_block_on(open_on(options, device, handle)).unwrap_or_else(|| Err(power_lost("opening")))
+    executor.try_block_on(work(handle)).unwrap_or_else(|| Err(power_lost(&during)))
 }
 
 /// A simulated disk has crashed: what was in flight never completes.
 pub(crate) fn power_lost(during: &str) -> Error {
-    let reason = format!("the simulated disk lost power while the volume was {during}");
-    siltstone_io::IoError::other(siltstone_io::OpKind::Open, "simulated", 0, 0, reason).into()
-}
-
-/// The backend that drives a volume in this place.
-pub(crate) fn backend(place: &Place) -> Backend {
-    match place {
-        Place::Path(_) => Backend::Ring,
-        Place::Simulated(_, clock) => Backend::Simulated(clock.clone()),
-    }
+    let reason = format!("the simulated disk lost power during: {during}");
+    IoError::other(OpKind::Open, "simulated", 0, 0, reason).into()
 }
 
 /// With a recorder, where tests gave one.
@@ -86,13 +90,12 @@ fn recorded(_: &Options, device: SharedDevice) -> SharedDevice {
 }
 
 fn open_device(options: &Options) -> Result<SharedDevice> {
-    if let Some(device) = options.place.simulated() {
-        return Ok(device);
-    }
-    let Place::Path(given) = &options.place else { unreachable!("a place is a path or simulated") };
+    let given = match &options.place {
+        Place::Path(given) => given,
+        Place::Simulated(disk, _) => return Ok(SharedDevice::simulated(disk.clone())),
+    };
     let path = options.place.path();
-    let exists = path.exists();
-    if exists {
+    if path.exists() {
         let mode = if options.read_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
         return options.open_path(mode);
     }
@@ -108,28 +111,25 @@ fn open_device(options: &Options) -> Result<SharedDevice> {
         return options.open_path(OpenMode::Create);
     }
     // A path that does not exist becomes a directory.
-    std::fs::create_dir_all(given).map_err(|error| {
-        let errno = error.raw_os_error().unwrap_or_default();
-        siltstone_io::IoError::from_errno(siltstone_io::OpKind::Open, given, 0, 0, errno)
-    })?;
+    std::fs::create_dir_all(given).map_err(|error| IoError::from_std(OpKind::Open, given, &error))?;
     options.open_path(OpenMode::Create)
 }
 
 async fn open_on(options: &Options, shared: SharedDevice, handle: Handle) -> Result<Opened> {
     let device = handle.attach(&shared)?;
-    let found = match probe(&device).await? {
-        Probe::Volume(superblock) if !superblock.roots.is_empty() => Some(superblock),
-        Probe::Volume(_) | Probe::Blank if options.read_only || !options.create => {
+    let found = match contents(&device).await? {
+        Contents::Volume(superblock) if !superblock.roots.is_empty() => Some(superblock),
+        Contents::Volume(_) | Contents::Blank if options.read_only || !options.create => {
             return Err(Error::NotAVolume {
                 path: device.path().to_path_buf(),
                 reason: "it is empty or its creation was cut short; open it for writing with Options::create".into(),
             });
         }
-        Probe::Volume(_) => {
+        Contents::Volume(_) => {
             mark!(CreationTakenUpAgain);
             None
         }
-        Probe::Blank => None,
+        Contents::Blank => None,
     };
     match found {
         Some(superblock) => Opening { options, shared, handle }.existing(superblock).await,
@@ -151,9 +151,7 @@ pub fn format(options: &Options, size_bytes: u64, force: bool) -> Result<()> {
     options.validate()?;
     let shared = recorded(&options, open_device(&options)?);
     let config = ExecutorConfig { name: "format".into(), ..ExecutorConfig::default() }.driving_device(&shared);
-    let mut executor = Executor::new(config, backend(&options.place))?;
-    let handle = executor.handle();
-    let work = async {
+    on_executor(config, &options.place, async |handle| {
         let device = handle.attach(&shared)?;
         let geometry = device.geometry();
         if geometry.fixed_size && size_bytes > geometry.size_bytes {
@@ -176,9 +174,8 @@ pub fn format(options: &Options, size_bytes: u64, force: bool) -> Result<()> {
         if extents_bytes > 0 {
             device.allocate(0, extents_bytes).await.map_err(no_space)?;
         }
-        Opening { options: &options, shared: shared.clone(), handle: handle.clone() }.create(size_bytes).await.map(drop)
-    };
-    executor.try_block_on(work).unwrap_or_else(|| Err(power_lost("formatted")))
+        Opening { options: &options, shared: shared.clone(), handle }.create(size_bytes).await.map(drop)
+    })
 }
 
 /// The superblock of a volume that is to be made.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use siltstone_io::{DeviceKind, DeviceRequest, IoBudget, OpenMode, SharedDevice, SimClock, SimDisk};
+use siltstone_io::{Backend, DeviceKind, DeviceRequest, IoBudget, OpenMode, SharedDevice, SimClock, SimDisk};
 
 use crate::error::{Error, Result};
 
@@ -474,10 +474,11 @@ impl Place {
         }
     }
 
-    pub(crate) fn simulated(&self) -> Option<SharedDevice> {
+    /// What drives a volume in this place.
+    pub(crate) fn backend(&self) -> Backend {
         match self {
-            Place::Path(_) => None,
-            Place::Simulated(disk, _) => Some(SharedDevice::simulated(disk.clone())),
+            Place::Path(_) => Backend::Ring,
+            Place::Simulated(_, clock) => Backend::Simulated(clock.clone()),
         }
     }
 }

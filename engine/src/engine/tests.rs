@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
+use siltstone_io::sync::{AtomicBool, Ordering};
 use siltstone_io::{Budget, Class, IoBudget, IoStats, Placement, SimClock, SimDisk, SimOptions, Turn};
 
 use super::*;

@@ -7,13 +7,12 @@ mod verify;
 
 use std::path::Path;
 
-use siltstone_io::{Backend, Executor, ExecutorConfig, Handle, OpenMode, SharedDevice, SimClock, SimDisk};
+use siltstone_io::{ExecutorConfig, Handle, OpenMode, SharedDevice, SimClock, SimDisk};
 
-use crate::engine::Place;
+use crate::engine::{Place, on_executor, read_manifests};
 use crate::error::{Error, Result};
 use crate::manifest::FoundManifest;
-use crate::types::ShardId;
-use crate::volume::{Probe, Superblock, Volume, VolumeParts, probe};
+use crate::volume::{Contents, Superblock, Volume, VolumeParts, contents};
 
 pub use info::{KeyspaceInfo, LevelInfo, VolumeInfo};
 pub use verify::{Problem, VerifyReport};
@@ -44,35 +43,33 @@ pub fn verify_simulated(disk: &SimDisk, clock: &SimClock) -> Result<VerifyReport
 }
 
 fn info_of(place: &Place) -> Result<VolumeInfo> {
-    on_executor(place, async |device, handle| {
-        let view = View::open(device, handle).await?;
+    look(place, async |view| {
         let manifests = view.manifests().await?;
         Ok(info::collect(&view, &manifests))
     })
 }
 
 fn verify_of(place: &Place, mut progress: impl FnMut(u64, u64)) -> Result<VerifyReport> {
-    on_executor(place, async |device, handle| {
-        let view = View::open(device, handle).await?;
-        verify::run(&view, &mut progress).await
-    })
+    look(place, async |view| verify::run(&view, &mut progress).await)
 }
 
-fn on_executor<T>(place: &Place, work: impl AsyncFnOnce(SharedDevice, Handle) -> Result<T>) -> Result<T> {
-    let (device, backend) = match place {
+/// Opens the volume for looking and does some work on it.
+fn look<T>(place: &Place, work: impl AsyncFnOnce(View) -> Result<T>) -> Result<T> {
+    let device = match place {
         Place::Path(_) => {
             let path = place.path();
             if !path.exists() {
                 return Err(Error::NotFound(format!("there is no volume at {}", path.display())));
             }
-            (SharedDevice::open(&path, OpenMode::ReadOnly)?, Backend::Ring)
+            SharedDevice::open(&path, OpenMode::ReadOnly)?
         }
-        Place::Simulated(disk, clock) => (SharedDevice::simulated(disk.clone()), Backend::Simulated(clock.clone())),
+        Place::Simulated(disk, _) => SharedDevice::simulated(disk.clone()),
     };
     let config = ExecutorConfig { name: "inspect".into(), ..ExecutorConfig::default() }.driving_device(&device);
-    let mut executor = Executor::new(config, backend)?;
-    let handle = executor.handle();
-    executor.block_on(work(device, handle))
+    on_executor(config, place, async |handle| {
+        let view = View::open(device, handle).await?;
+        work(view).await
+    })
 }
 
 /// A volume open for looking.
@@ -84,9 +81,9 @@ struct View {
 impl View {
     async fn open(shared: SharedDevice, handle: Handle) -> Result<Self> {
         let device = handle.attach(&shared)?;
-        let superblock = match probe(&device).await? {
-            Probe::Volume(superblock) if !superblock.roots.is_empty() => superblock,
-            Probe::Volume(_) | Probe::Blank => {
+        let superblock = match contents(&device).await? {
+            Contents::Volume(superblock) if !superblock.roots.is_empty() => superblock,
+            Contents::Volume(_) | Contents::Blank => {
                 return Err(Error::NotAVolume {
                     path: device.path().to_path_buf(),
                     reason: "it is empty, or its creation was cut short".into(),
@@ -99,10 +96,6 @@ impl View {
     }
 
     async fn manifests(&self) -> Result<Vec<FoundManifest>> {
-        let mut manifests = Vec::new();
-        for (shard, root) in self.superblock.roots.iter().enumerate() {
-            manifests.push(FoundManifest::read(&self.volume, ShardId(shard as u16), *root).await?);
-        }
-        Ok(manifests)
+        read_manifests(&self.volume, &self.superblock).await
     }
 }

@@ -37,14 +37,14 @@ pub(crate) const LOG_PAGE_BYTES: usize = 4096;
 pub(crate) const HEADER_BYTES: usize = 64;
 
 const VERSION: u8 = 1;
-const FLAGS_AT: usize = 1;
-const CRC_AT: usize = 4;
-const LOG_AT: usize = 8;
-const SEQ_AT: usize = 16;
-const DURABLE_AT: usize = 24;
-const PAYLOAD_BYTES_AT: usize = 32;
-const PAYLOAD_CRC_AT: usize = 36;
-const NEXT_AT: usize = 40;
+pub(crate) const FLAGS_AT: usize = 1;
+pub(crate) const CRC_AT: usize = 4;
+pub(crate) const LOG_AT: usize = 8;
+pub(crate) const SEQ_AT: usize = 16;
+pub(crate) const DURABLE_AT: usize = 24;
+pub(crate) const PAYLOAD_BYTES_AT: usize = 32;
+pub(crate) const PAYLOAD_CRC_AT: usize = 36;
+pub(crate) const NEXT_AT: usize = 40;
 const RESERVED_AT: usize = 44;
 
 const FIRST: u8 = 1;

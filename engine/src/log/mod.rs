@@ -37,7 +37,7 @@
 //! leaves whole commits, then at most a torn or missing tail, in which later blocks may stand by themselves. None of it was acknowledged as
 //! durable.
 
-mod block;
+pub(crate) mod block;
 mod fifo;
 mod reader;
 #[cfg(all(test, not(any(loom, shuttle))))]
@@ -45,10 +45,6 @@ mod reader;
 mod tests;
 mod writer;
 
-#[cfg(feature = "internals")]
-pub(crate) use self::block::BlockHeader;
-#[cfg(feature = "fuzz")]
-pub(crate) use self::block::LOG_PAGE_BYTES;
 pub(crate) use self::fifo::Fifo;
 pub(crate) use self::reader::{LogReader, read_chain};
 pub(crate) use self::writer::LogWriter;

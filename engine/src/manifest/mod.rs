@@ -35,7 +35,7 @@
 
 mod coding;
 mod edit;
-mod root;
+pub(crate) mod root;
 mod state;
 #[cfg(all(test, not(any(loom, shuttle))))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
@@ -51,8 +51,6 @@ pub(crate) use self::edit::SstRef;
 pub(crate) use self::edit::{CheckpointInfo, ManifestEdit, SstMeta, WalChain};
 pub(crate) use self::edit::{decode_edits, encode_edits};
 pub(crate) use self::root::damaged_roots;
-#[cfg(feature = "fuzz")]
-pub(crate) use self::root::rewritten_root;
 use self::root::{FoundRoot, Root, read_root, write_root};
 pub(crate) use self::state::{CheckpointPart, KeyspaceState, LAST_SEQ_MAX, ManifestState, SstPlace};
 use crate::log::{Durability, Fifo, LogReader, LogWriter, read_chain};

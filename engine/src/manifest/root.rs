@@ -38,16 +38,16 @@ use crate::volume::Volume;
 use crate::volume::bytes::{is_zero, placed_crc, put_u32, put_u64, u32_at, u64_at};
 use crate::{Error, Result};
 
-const ROOT_BYTES: usize = 4096;
-const PAGE_SPACING_BYTES: u64 = 16 << 10;
+pub(crate) const ROOT_BYTES: usize = 4096;
+pub(crate) const PAGE_SPACING_BYTES: u64 = 16 << 10;
 
 const VERSION: u8 = 1;
-const CRC_AT: usize = 4;
-const LOG_AT: usize = 8;
-const SEQ_AT: usize = 16;
-const EXTENT_AT: usize = 24;
-const PAGE_AT: usize = 28;
-const SHARD_AT: usize = 32;
+pub(crate) const CRC_AT: usize = 4;
+pub(crate) const LOG_AT: usize = 8;
+pub(crate) const SEQ_AT: usize = 16;
+pub(crate) const EXTENT_AT: usize = 24;
+pub(crate) const PAGE_AT: usize = 28;
+pub(crate) const SHARD_AT: usize = 32;
 const RESERVED_AT: usize = 36;
 
 const STRUCTURE: &str = "root page";

@@ -31,9 +31,9 @@ mod tests;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use siltstone_io::{Executor, ExecutorConfig, Geometry, IoBudget};
+use siltstone_io::{ExecutorConfig, Geometry, IoBudget};
 
-use crate::engine::{Options, open_backend, power_lost};
+use crate::engine::{Options, on_executor};
 use crate::error::{Error, Result};
 use crate::volume::IoProfile;
 
@@ -233,8 +233,7 @@ pub fn probe(
         ..ExecutorConfig::default()
     }
     .driving_device(target.device());
-    let mut executor = Executor::new(config, open_backend(&options.place))?;
-    let handle = executor.handle();
-    let work = async { plan::run(target.prepare(&handle, options, measuring).await?, measuring, &mut progress).await };
-    executor.try_block_on(work).unwrap_or_else(|| Err(power_lost("measured")))
+    on_executor(config, &options.place, async |handle| {
+        plan::run(target.prepare(&handle, options, measuring).await?, measuring, &mut progress).await
+    })
 }

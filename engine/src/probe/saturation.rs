@@ -9,7 +9,7 @@
 //!
 //! Where even the least step is too much for the reads, it is taken all the same: the background must go on.
 
-use super::{Measurement, per_second};
+use super::Measurement;
 use crate::volume::IoProfile;
 
 /// How many times as long a read may take. Less would cost more than it gives: on a disk that moves 2.5 GB/s, four times as long leaves the background a
@@ -57,7 +57,7 @@ pub(super) fn profile(measurements: &[Measurement], measured_ms: u64, probed_byt
         apart().filter(move |measured| measured.access == access).map(Measurement::bytes_per_s).max().unwrap_or(0)
     };
     let reads = apart().filter(small).filter(|measured| measured.access == Read);
-    let read_iops = reads.map(|measured| per_second(measured.operations, measured.elapsed_us)).max().unwrap_or(0);
+    let read_iops = reads.map(Measurement::operations_per_s).max().unwrap_or(0);
     let write_bytes_per_s = moved(Write);
     let background_bytes = background_bytes(&steps)?;
     Some(IoProfile {

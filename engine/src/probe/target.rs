@@ -9,9 +9,10 @@
 //! 3. Of a blank device, the middle is used: what makes it count as blank, the first 16 MiB and the end, is not touched.
 //! 4. In a directory, a new file is made and its name removed at once: when the probe ends, however it ends, the file is gone.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use siltstone_io::{Device, Handle, OpKind, OpenMode, Placement, SharedDevice};
+use siltstone_io::{Device, Handle, IoError, OpKind, OpenMode, Placement, SharedDevice};
 
 use super::load::Area;
 use super::{ProbeOptions, ProbeSubject};
@@ -19,7 +20,7 @@ use crate::engine::{Options, Place, mark_used, read_manifests};
 use crate::error::{Error, Result};
 use crate::types::ExtentId;
 use crate::volume::{
-    BLANK_BYTES, IoProfile, Probe, SUPERBLOCK_BYTES, Superblock, Volume, VolumeParts, holds, probe, wipe,
+    BLANK_BYTES, Contents, IoProfile, SUPERBLOCK_BYTES, Superblock, Volume, VolumeParts, contents, holds, wipe,
     write_superblock,
 };
 
@@ -58,7 +59,7 @@ pub(super) struct Ready {
 enum Scratch {
     Nothing,
     Extents { volume: Volume, superblock: Superblock, extents: Vec<ExtentId> },
-    Blank(std::ops::Range<u64>),
+    Blank(Range<u64>),
 }
 
 /// What a device holds.
@@ -71,10 +72,13 @@ enum Found {
 impl Target {
     /// Opens what the options name, for reading only, or makes a temporary file.
     pub(super) fn choose(options: &Options, measuring: &ProbeOptions) -> Result<Target> {
-        if let Some(shared) = options.place.simulated() {
-            return Ok(Target { shared, path: None, temporary: false });
-        }
-        let Place::Path(given) = &options.place else { unreachable!("a place is a path or simulated") };
+        let given = match &options.place {
+            Place::Path(given) => given,
+            Place::Simulated(disk, _) => {
+                let shared = SharedDevice::simulated(disk.clone());
+                return Ok(Target { shared, path: None, temporary: false });
+            }
+        };
         let path = options.place.path();
         if given.is_dir() && !path.exists() {
             return Ok(Target { shared: temporary_file(given)?, path: None, temporary: true });
@@ -127,11 +131,7 @@ impl Target {
                 let parts = VolumeParts::new(shared, &superblock, options.capacity_bytes)?;
                 let volume = Volume::new(parts, device.clone(), handle.clone(), None);
                 let extents = reserved(&volume, &superblock).await?;
-                let bytes = u64::from(superblock.extent_bytes);
-                let area = Area::new(extents.iter().map(|extent| {
-                    let offset = volume.parts().offset(*extent);
-                    offset..offset + bytes
-                }));
+                let area = area_of(&volume, &extents);
                 if area.bytes() >= SCRATCH_BYTES_MIN {
                     let scratch = Scratch::Extents { volume, superblock, extents };
                     return Ok(ready(device, ProbeSubject::Volume, area, None, scratch));
@@ -150,8 +150,7 @@ impl Target {
                 if let Found::Other(_) = found {
                     wipe(&device).await?;
                 }
-                let end = device.len_bytes().saturating_sub(END_BYTES) / ALIGNED_BYTES * ALIGNED_BYTES;
-                let range = BLANK_BYTES..end.clamp(BLANK_BYTES, BLANK_BYTES + SCRATCH_BYTES_MAX);
+                let range = middle_of_blank(&device);
                 let area = Area::new([range.clone()]);
                 if area.bytes() >= SCRATCH_BYTES_MIN {
                     return Ok(ready(device, ProbeSubject::Other, area, None, Scratch::Blank(range)));
@@ -203,8 +202,8 @@ impl Ready {
 }
 
 async fn look(device: &Device) -> Result<Found> {
-    match probe(device).await {
-        Ok(Probe::Volume(superblock)) if !superblock.roots.is_empty() => return Ok(Found::Volume(superblock)),
+    match contents(device).await {
+        Ok(Contents::Volume(superblock)) if !superblock.roots.is_empty() => return Ok(Found::Volume(superblock)),
         Err(error @ Error::Io(_)) => return Err(error),
         _ => {}
     }
@@ -225,12 +224,11 @@ async fn reserved(volume: &Volume, superblock: &Superblock) -> Result<Vec<Extent
             Ok(extent) => extents.push(extent),
             Err(Error::NoSpace(_)) => {
                 let (used, all) = volume.parts().usage();
-                if used == all {
-                    break;
+                if used < all {
+                    // The device has less than the volume may use: a filesystem, where others may need space meanwhile.
+                    let more = extents.split_off(extents.len() / 2);
+                    volume.free_extents(more).await;
                 }
-                // The device has less than the volume may use: a filesystem, where others may need space meanwhile.
-                let more = extents.split_off(extents.len() / 2);
-                volume.free_extents(more).await;
                 break;
             }
             Err(error) => {
@@ -241,6 +239,21 @@ async fn reserved(volume: &Volume, superblock: &Superblock) -> Result<Vec<Extent
     }
     extents.sort_unstable();
     Ok(extents)
+}
+
+/// Where extents lie.
+fn area_of(volume: &Volume, extents: &[ExtentId]) -> Area {
+    let parts = volume.parts();
+    Area::new(extents.iter().map(|&extent| {
+        let offset = parts.offset(extent);
+        offset..offset + u64::from(parts.extent_bytes())
+    }))
+}
+
+/// What of a blank device may be written: nothing that makes it count as blank.
+fn middle_of_blank(device: &Device) -> Range<u64> {
+    let end = device.len_bytes().saturating_sub(END_BYTES) / ALIGNED_BYTES * ALIGNED_BYTES;
+    BLANK_BYTES..end.clamp(BLANK_BYTES, BLANK_BYTES + SCRATCH_BYTES_MAX)
 }
 
 /// The space of a new file: as much as there is, within bounds.
@@ -264,10 +277,7 @@ fn temporary_file(directory: &Path) -> Result<SharedDevice> {
             Err(error) if error.is_exists() && names.peek().is_some() => continue,
             opened => opened?,
         };
-        std::fs::remove_file(&path).map_err(|error| {
-            let errno = error.raw_os_error().unwrap_or_default();
-            siltstone_io::IoError::from_errno(OpKind::Open, &path, 0, 0, errno)
-        })?;
+        std::fs::remove_file(&path).map_err(|error| IoError::from_std(OpKind::Open, &path, &error))?;
         return Ok(shared);
     }
     unreachable!("the last name is opened or an error")

@@ -45,7 +45,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-#[cfg(feature = "internals")]
+#[cfg(feature = "fuzz")]
 pub(crate) use block::seal;
 pub(crate) use block::{
     BlockCursor, BlockHandle, BlockType, Lookup, TableId, VersionBound, check_entries, data_get, verify_block,

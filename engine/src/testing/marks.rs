@@ -8,7 +8,7 @@ siltstone_io::mark_table! {
     SuperblockCopyDamaged: "superblock copy not whole and another used",
     SuperblockCopiesDiffer: "superblock copies of several generations",
     RootPageDamaged: "root page not whole and its twin used",
-    RootPagesDiffer: "root pages of two generations",
+    RootPagesDiffer: "root pages that name different logs",
     RestoredNamedCheckpoint: "checkpoint restored by name",
     RestoredLastCheckpoint: "last checkpoint restored",
     RestoredNothing: "nothing to restore: empty state",

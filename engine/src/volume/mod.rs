@@ -3,7 +3,7 @@
 //! # What stands where
 //!
 //! ```text
-//! extent 0   copies of the superblock                                          superblock.rs, probe.rs
+//! extent 0   copies of the superblock                                          superblock.rs, contents.rs
 //! others     root pages, log extents, SSTs: whatever a manifest refers to, or free     extents.rs
 //! ```
 //!
@@ -32,16 +32,16 @@
 #[cfg(feature = "testing")]
 mod audit;
 pub(crate) mod bytes;
+mod contents;
 mod extents;
 #[cfg(all(test, loom))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 mod loom_models;
-mod probe;
 mod profile;
 mod shared;
 mod signature;
 mod sst;
-mod superblock;
+pub(crate) mod superblock;
 #[cfg(all(test, not(any(loom, shuttle))))]
 #[expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 pub(crate) mod testing;
@@ -58,8 +58,8 @@ use std::sync::{Arc, OnceLock};
 use siltstone_io::sync::{AtomicU64, Ordering, SegQueue};
 use siltstone_io::{Buffer, BufferPool, Class, Device, Handle, Placement, SharedDevice};
 
+pub(crate) use self::contents::{BLANK_BYTES, Contents, contents, damaged_copies, holds, wipe, write_superblock};
 use self::extents::ExtentMap;
-pub(crate) use self::probe::{BLANK_BYTES, Probe, damaged_copies, holds, probe, wipe, write_superblock};
 pub use self::profile::IoProfile;
 pub(crate) use self::shared::SharedExtents;
 pub(crate) use self::sst::{SstFile, SstRegistry};

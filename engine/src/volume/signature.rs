@@ -1,12 +1,12 @@
 //! What else a device may hold: the marks by which filesystems, partition tables and volume managers are known.
 //!
 //! A device on which any of these is found is never taken for blank. The list serves the message; whether a device *is* blank is
-//! decided by its being zero ([`super::probe`]).
+//! decided by its being zero ([`super::contents`]).
+
+use super::superblock::{COPY_SPACING_BYTES, SUPERBLOCK_BYTES};
 
 /// How much of the beginning and of the end of a device is looked at: ZFS has two labels of 256 KiB at either.
 pub(crate) const LOOKED_AT_BYTES: usize = 512 << 10;
-
-use super::superblock::SUPERBLOCK_BYTES;
 
 /// A mark: what it tells of, where it stands, and its bytes.
 struct Mark(&'static str, usize, &'static [u8]);
@@ -48,20 +48,21 @@ const ZFS_STEP: usize = 1024;
 
 /// What was put between the copies of a superblock, where a volume has nothing.
 pub(crate) fn recognised_between_copies(area: &[u8]) -> Option<&'static str> {
-    let is_there = |offset: usize, mark: &[u8]| area.get(offset..offset + mark.len()) == Some(mark);
-    let between = |offset: usize| (SUPERBLOCK_BYTES..16 << 10).contains(&offset);
-    MARKS.iter().find(|Mark(_, offset, mark)| between(*offset) && is_there(*offset, mark)).map(|mark| mark.0)
+    let gap = SUPERBLOCK_BYTES..COPY_SPACING_BYTES;
+    MARKS.iter().find(|Mark(_, offset, mark)| gap.contains(offset) && stands_at(area, *offset, mark)).map(|mark| mark.0)
 }
 
 /// What the first bytes of a device, and the last (as many as there are), are known to be; `None` where nothing is recognised.
 pub(crate) fn recognised(head: &[u8], tail: &[u8]) -> Option<&'static str> {
-    let at = |bytes: &[u8], offset: usize, mark: &[u8]| bytes.get(offset..offset + mark.len()) == Some(mark);
-    let in_head = MARKS.iter().find(|Mark(_, offset, mark)| at(head, *offset, mark));
-    let in_zfs = || ZFS_UBERBLOCKS.step_by(ZFS_STEP).any(|offset| at(head, offset, &ZFS.1)).then_some(ZFS.0);
-    let in_tail = || {
-        MARKS_AT_END.iter().find(|Mark(_, back, mark)| tail.len().checked_sub(*back).is_some_and(|o| at(tail, o, mark)))
-    };
+    let in_head = MARKS.iter().find(|Mark(_, offset, mark)| stands_at(head, *offset, mark));
+    let in_zfs = || ZFS_UBERBLOCKS.step_by(ZFS_STEP).any(|offset| stands_at(head, offset, &ZFS.1)).then_some(ZFS.0);
+    let at_end = |back: usize, mark| tail.len().checked_sub(back).is_some_and(|offset| stands_at(tail, offset, mark));
+    let in_tail = || MARKS_AT_END.iter().find(|Mark(_, back, mark)| at_end(*back, mark));
     in_head.map(|mark| mark.0).or_else(in_zfs).or_else(|| in_tail().map(|mark| mark.0))
+}
+
+fn stands_at(bytes: &[u8], offset: usize, mark: &[u8]) -> bool {
+    bytes.get(offset..offset + mark.len()) == Some(mark)
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@
 //! # A volume in creation
 //!
 //! The first generation has no shards: it is written before anything else, and the one that names the root extents last. A crash in between
-//! leaves a superblock without shards, or an area that was never written ([`super::Probe::Blank`]): both may be created over.
+//! leaves a superblock without shards, or an area that was never written ([`super::Contents::Blank`]): both may be created over.
 
 use super::bytes::{array_at, is_zero, placed_crc, put_u32, put_u64, u32_at, u64_at};
 use super::profile::{IoProfile, PROFILE_BYTES};
@@ -60,21 +60,21 @@ pub(crate) const GENERATION_MAX: u64 = (1 << 24) - 1;
 pub(crate) const KEY_GROUPS_MAX: u32 = 1 << 16;
 
 pub(super) const COPIES: usize = 4;
-const COPY_SPACING_BYTES: usize = 16 << 10;
+pub(super) const COPY_SPACING_BYTES: usize = 16 << 10;
 /// Bytes from the start of the device that hold all copies.
 pub(super) const AREA_BYTES: usize = (COPIES - 1) * COPY_SPACING_BYTES + SUPERBLOCK_BYTES;
 
 const MAGIC: [u8; 8] = *b"SILTSTON";
 const VERSION_AT: usize = 8;
-const CRC_AT: usize = 12;
-const VOLUME_AT: usize = 16;
+pub(crate) const CRC_AT: usize = 12;
+pub(crate) const VOLUME_AT: usize = 16;
 const GENERATION_AT: usize = 32;
 const PAGE_BYTES_AT: usize = 40;
 const EXTENT_BYTES_AT: usize = 44;
 const KEY_GROUPS_AT: usize = 48;
 const SHARDS_AT: usize = 52;
 const CAPACITY_AT: usize = 56;
-const ROOTS_AT: usize = 64;
+pub(crate) const ROOTS_AT: usize = 64;
 const PROFILE_AT: usize = ROOTS_AT + 4 * SHARDS_MAX;
 const PROFILE_END: usize = PROFILE_AT + PROFILE_BYTES;
 

@@ -21,16 +21,16 @@ fn started(machine: &mut Machine) -> Life {
     life
 }
 
-fn probed(machine: &mut Machine) -> Result<Probe> {
-    machine.start().run(async |volume| probe(volume.device()).await).unwrap()
+fn found(machine: &mut Machine) -> Result<Contents> {
+    machine.start().run(async |volume| contents(volume.device()).await).unwrap()
 }
 
 #[test]
 fn an_empty_device_is_blank_and_a_written_one_is_a_volume() {
     let mut machine = Machine::new(1);
-    assert_eq!(probed(&mut machine).unwrap(), Probe::Blank);
+    assert_eq!(found(&mut machine).unwrap(), Contents::Blank);
     drop(started(&mut machine));
-    assert_eq!(probed(&mut machine).unwrap(), Probe::Volume(superblock(1)));
+    assert_eq!(found(&mut machine).unwrap(), Contents::Volume(superblock(1)));
 }
 
 #[test]
@@ -40,9 +40,9 @@ fn three_damaged_copies_are_survived_and_four_are_corruption() {
     for copy in 0..3 {
         machine.disk.flip_bit(copy * (16 << 10) + 33, 3);
     }
-    assert_eq!(probed(&mut machine).unwrap(), Probe::Volume(superblock(1)));
+    assert_eq!(found(&mut machine).unwrap(), Contents::Volume(superblock(1)));
     machine.disk.flip_bit(3 * (16 << 10) + 700, 3);
-    let error = probed(&mut machine).unwrap_err();
+    let error = found(&mut machine).unwrap_err();
     assert!(error.is_corruption() && error.to_string().contains("copy 3: checksum"), "{error}");
 }
 
@@ -50,21 +50,21 @@ fn three_damaged_copies_are_survived_and_four_are_corruption() {
 fn what_is_not_a_volume_and_what_is_of_another_version_is_said() {
     let mut machine = Machine::new(1);
     machine.disk.write_raw(0, &[b'x'; 4096]);
-    let error = probed(&mut machine).unwrap_err();
+    let error = found(&mut machine).unwrap_err();
     assert!(matches!(error, Error::NotAVolume { .. }) && error.to_string().contains("4096 bytes"), "{error}");
     machine.disk.write_raw(EXTENT, &[b'x'; 4096]);
-    assert!(matches!(probed(&mut machine).unwrap_err(), Error::NotAVolume { .. }));
+    assert!(matches!(found(&mut machine).unwrap_err(), Error::NotAVolume { .. }));
 
     let mut machine = Machine::new(1);
     machine.disk.write_raw(0, &[0; 4096]);
-    assert!(matches!(probed(&mut machine).unwrap_err(), Error::NotAVolume { .. }), "short but not empty");
+    assert!(matches!(found(&mut machine).unwrap_err(), Error::NotAVolume { .. }), "short but not empty");
 
     let mut machine = Machine::new(1);
     drop(started(&mut machine));
     for copy in 0..4 {
         machine.disk.write_raw(copy * (16 << 10) + 8, &[2]);
     }
-    assert!(matches!(probed(&mut machine).unwrap_err(), Error::Version { found: 2, supported: 1, .. }));
+    assert!(matches!(found(&mut machine).unwrap_err(), Error::Version { found: 2, supported: 1, .. }));
 }
 
 #[test]
@@ -77,9 +77,9 @@ fn a_crash_in_a_superblock_write_leaves_the_old_or_the_new() {
         machine.disk.crash_at(Some(machine.disk.write_ops() + 1 + seed % 7));
         let written = life.run(async |volume| write_superblock(volume.device(), &new).await);
         drop(life);
-        match probed(&mut machine).unwrap() {
-            Probe::Volume(found) if found == new => outcomes[1] += 1,
-            Probe::Volume(found) if found == superblock(1) => {
+        match found(&mut machine).unwrap() {
+            Contents::Volume(found) if found == new => outcomes[1] += 1,
+            Contents::Volume(found) if found == superblock(1) => {
                 assert!(!matches!(written, Some(Ok(()))), "seed {seed}: acknowledged and lost");
                 outcomes[0] += 1;
             }
@@ -99,9 +99,9 @@ fn a_crash_in_creation_leaves_something_that_can_be_created_over() {
         let mut life = machine.start_without_restart();
         life.run(async |volume| create(volume.device(), &first).await);
         drop(life);
-        match probed(&mut machine) {
-            Ok(Probe::Blank) => blank += 1,
-            Ok(Probe::Volume(found)) => assert_eq!(found, first),
+        match found(&mut machine) {
+            Ok(Contents::Blank) => blank += 1,
+            Ok(Contents::Volume(found)) => assert_eq!(found, first),
             // Garbage cannot be told from somebody else's data.
             Err(_) if machine.disk.fault_counts().contains_key("crash: block garbled") => refused += 1,
             Err(error) => panic!("seed {seed}: {error}"),

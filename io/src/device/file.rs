@@ -191,8 +191,5 @@ fn sync_parent(path: &Path) -> Result<(), IoError> {
 }
 
 pub(super) fn failed(path: &Path, error: &std::io::Error) -> IoError {
-    match error.raw_os_error() {
-        Some(errno) => IoError::from_errno(OpKind::Open, path, 0, 0, errno),
-        None => IoError::other(OpKind::Open, path, 0, 0, error.to_string()),
-    }
+    IoError::from_std(OpKind::Open, path, error)
 }

@@ -11,7 +11,7 @@
 //! which the ring then signals at completions too.
 //!
 //! Invariants
-//! 1. A buffer whose address is in the ring belongs to an operation in the slab (`executor/ops.rs`), which keeps it until the completion.
+//! 1. A buffer whose address is in the ring belongs to an operation in the slab (`executor/ops/`), which keeps it until the completion.
 //! 2. At most `cap` operations are with the kernel, so the completion queue cannot overflow.
 //! 3. The word that the eventfd is read into lives until that read has completed.
 

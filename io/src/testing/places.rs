@@ -17,6 +17,32 @@ pub fn run(command: &mut Command) -> Result<String, String> {
     }
 }
 
+/// Whether a place that cannot be had is a failure: `SILTSTONE_TEST_PLACES=all` says that this machine must have them.
+///
+/// # Panics
+/// When it says anything else.
+#[expect(clippy::disallowed_methods, reason = "what the machine must have is not part of any run")]
+pub fn all_must_be_had() -> bool {
+    let Ok(places) = std::env::var("SILTSTONE_TEST_PLACES") else { return false };
+    assert_eq!(places, "all", "SILTSTONE_TEST_PLACES is \"all\" or not set");
+    true
+}
+
+/// The place; or nothing, which is said, where it cannot be had.
+///
+/// # Panics
+/// Then, where the machine must have it.
+pub fn or_skipped<T>(place: Result<T, String>) -> Option<T> {
+    match place {
+        Ok(place) => Some(place),
+        Err(why) if all_must_be_had() => panic!("SILTSTONE_TEST_PLACES=all, and still: {why}"),
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            None
+        }
+    }
+}
+
 /// The devices that `SILTSTONE_TEST_DEVICES` names, with commas between them. What is on them is destroyed.
 #[expect(clippy::disallowed_methods, reason = "tests are told by their environment where they may write")]
 pub fn named_devices() -> Vec<PathBuf> {

@@ -26,7 +26,7 @@ const RETRIED_US: u64 = 2_000_000;
 
 /// What kind of operation of the engine it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Class {
+pub(crate) enum Effect {
     /// It writes nothing, and waits for no write.
     Read,
     Write,
@@ -112,7 +112,7 @@ impl Excuses {
     }
 
     /// Whether an operation that was sent at this moment may fail with this error; if not, why.
-    pub(crate) fn legitimate(&mut self, class: Class, error: &Error, sent_us: u64) -> Result<(), String> {
+    pub(crate) fn legitimate(&mut self, effect: Effect, error: &Error, sent_us: u64) -> Result<(), String> {
         self.learn_damage();
         match error {
             Error::Corruption(corruption) => self.is_damaged(corruption.structure, corruption.offset),
@@ -121,8 +121,8 @@ impl Excuses {
             _ if self.disk.crashed() => Ok(()),
             Error::Closed if self.closing => Ok(()),
             Error::Closed | Error::Busy(_) => Err("nobody has closed it".into()),
-            Error::NoSpace(_) | Error::Poisoned { .. } if class == Class::Read => Err("it writes nothing".into()),
-            Error::Io(error) if class == Class::Read && error.op != OpKind::Read => Err("it only reads".into()),
+            Error::NoSpace(_) | Error::Poisoned { .. } if effect == Effect::Read => Err("it writes nothing".into()),
+            Error::Io(error) if effect == Effect::Read && error.op != OpKind::Read => Err("it only reads".into()),
             Error::NoSpace(_) if self.lacked_space(sent_us) => Ok(()),
             Error::NoSpace(_) => Err("there is space".into()),
             Error::Io(error) => self.has_told((error.op, error.offset, error.length)).map(drop),
@@ -240,7 +240,7 @@ mod tests {
         let failed = IoError::from_errno(OpKind::Write, "disk", 8192, 4096, nix::libc::EIO);
         let poisoned = Error::Poisoned { shard: 0, cause: failed.to_string() };
         for error in [Error::Io(failed), poisoned, Error::NoSpace("full".into()), Error::corruption("root", "torn")] {
-            assert!(excuses.legitimate(Class::Write, &error, 0).is_err(), "{error}");
+            assert!(excuses.legitimate(Effect::Write, &error, 0).is_err(), "{error}");
         }
     }
 
@@ -250,7 +250,7 @@ mod tests {
         let failed = IoError::from_errno(OpKind::Write, "disk", 8192, 4096, nix::libc::EIO);
         let poisoned = Error::Poisoned { shard: 0, cause: failed.to_string() };
         for error in [Error::Io(failed), poisoned, Error::NoSpace("full".into())] {
-            let reason = excuses.legitimate(Class::Read, &error, 0).expect_err("nothing excuses it");
+            let reason = excuses.legitimate(Effect::Read, &error, 0).expect_err("nothing excuses it");
             assert!(["it writes nothing", "it only reads"].contains(&&reason[..]), "{error}: {reason}");
         }
     }

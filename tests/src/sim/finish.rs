@@ -3,7 +3,7 @@
 use siltstone::{Durability, Error, KeyspaceOptions, Restore, Result, inspect};
 use siltstone_io::SimFaults;
 
-use super::excuses::Class;
+use super::excuses::Effect;
 use super::operators::drop_snapshots;
 use super::plan::{Canary, Way};
 use super::shift::Shift;
@@ -83,7 +83,7 @@ impl World {
                 self.tally.borrow_mut().count("audit at rest");
             }
             // Of a shard that cannot be written any more.
-            Err(error) => self.oracle.lock().judge(Class::Write, "audit at rest", &error),
+            Err(error) => self.oracle.lock().judge(Effect::Write, "audit at rest", &error),
         }
         Ok(())
     }

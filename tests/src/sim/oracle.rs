@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use siltstone::Error;
 
 use super::cells::{CellId, Cells, CutState, Version};
-use super::excuses::{Class, Excuses};
+use super::excuses::{Effect, Excuses};
 use super::journal::{Journal, WriteId};
 use super::order::{Moment, Place};
 use super::plan::{Canary, Contract};
@@ -140,17 +140,17 @@ impl Oracle {
     ///
     /// # Panics
     /// When it may not.
-    pub(crate) fn judge(&mut self, class: Class, what: &str, error: &Error) {
+    pub(crate) fn judge(&mut self, effect: Effect, what: &str, error: &Error) {
         let now_us = self.excuses.now_us();
-        self.judge_sent(class, what, error, now_us);
+        self.judge_sent(effect, what, error, now_us);
     }
 
     /// The same, of one that was sent at this moment, and whose end may have been heard of late.
     ///
     /// # Panics
     /// When it may not.
-    pub(crate) fn judge_sent(&mut self, class: Class, what: &str, error: &Error, sent_us: u64) {
-        if let Err(reason) = self.excuses.legitimate(class, error, sent_us) {
+    pub(crate) fn judge_sent(&mut self, effect: Effect, what: &str, error: &Error, sent_us: u64) {
+        if let Err(reason) = self.excuses.legitimate(effect, error, sent_us) {
             panic!("{what} fails, which nothing excuses ({reason}): {error}");
         }
     }

@@ -6,7 +6,7 @@ use siltstone::{Durability, Error, Restore, Result};
 use siltstone_io::SimFaults;
 
 use super::cells::CutState;
-use super::excuses::Class;
+use super::excuses::Effect;
 use super::oracle::Oracle;
 use super::plan::Way;
 use super::typed::{Recovered, State};
@@ -46,8 +46,8 @@ impl World {
             // What has been open once is whole.
             self.created |= opened.is_ok();
             let compared = match opened {
-                Ok(node) => self.compare_recovered(&node, way).map(|()| node).map_err(|error| (Class::Read, error)),
-                Err(error) => Err((Class::Write, error)),
+                Ok(node) => self.compare_recovered(&node, way).map(|()| node).map_err(|error| (Effect::Read, error)),
+                Err(error) => Err((Effect::Write, error)),
             };
             match compared {
                 Ok(node) if !self.simulation.disk.crashed() => {
@@ -55,7 +55,7 @@ impl World {
                     return Some(node);
                 }
                 Ok(_) => {}
-                Err((class, error)) => {
+                Err((effect, error)) => {
                     self.tell(|| format!("opening failed: {error}"));
                     if !self.created && is_unfinished(&error) {
                         failed += 1;
@@ -63,7 +63,7 @@ impl World {
                         self.create_anew(&error);
                         continue;
                     }
-                    self.oracle.lock().judge(class, "recovery", &error);
+                    self.oracle.lock().judge(effect, "recovery", &error);
                     self.tally.borrow_mut().count_failure("open", &error);
                     if !self.simulation.disk.crashed() {
                         if !faulty && self.oracle.lock().excuses.metadata_was_damaged {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use siltstone::{Durability, Engine, Error, Keyspace, Result};
 
-use super::excuses::Class;
+use super::excuses::Effect;
 use super::oracle::SharedOracle;
 use super::plan::{Contract, SPACES};
 use super::tally::Tally;
@@ -66,15 +66,15 @@ impl Shift {
     /// The same of an operation that writes nothing, and so needs no shard that can.
     pub(crate) fn seen_read<T>(&self, what: &'static str, result: Result<T>) -> Option<T> {
         let now_us = self.oracle.lock().excuses.now_us();
-        self.judged(Class::Read, what, result, now_us)
+        self.judged(Effect::Read, what, result, now_us)
     }
 
     /// The value of an operation that was sent at this moment, and whose end may have been heard of late.
     pub(crate) fn seen_late<T>(&self, what: &'static str, result: Result<T>, sent_us: u64) -> Option<T> {
-        self.judged(Class::Write, what, result, sent_us)
+        self.judged(Effect::Write, what, result, sent_us)
     }
 
-    fn judged<T>(&self, class: Class, what: &'static str, result: Result<T>, sent_us: u64) -> Option<T> {
+    fn judged<T>(&self, effect: Effect, what: &'static str, result: Result<T>, sent_us: u64) -> Option<T> {
         let mut tally = self.tally.borrow_mut();
         match result {
             Ok(value) => {
@@ -82,7 +82,7 @@ impl Shift {
                 Some(value)
             }
             Err(error) => {
-                self.oracle.lock().judge_sent(class, what, &error, sent_us);
+                self.oracle.lock().judge_sent(effect, what, &error, sent_us);
                 tally.count_failure(what, &error);
                 None
             }

@@ -7,6 +7,7 @@ mod reopen;
 mod steps;
 mod world;
 
+use siltstone_io::testing::places::{named_devices, or_skipped};
 use siltstone_tests::seeds;
 
 use world::{Place, World};
@@ -43,7 +44,7 @@ fn model_on_compressed_memory() {
 
 #[test]
 fn model_on_the_devices_that_the_environment_names() {
-    for path in siltstone_io::testing::places::named_devices() {
+    for path in named_devices() {
         for seed in 0..2 {
             play(seed, Place::named(path.clone()), 250);
         }
@@ -52,9 +53,8 @@ fn model_on_the_devices_that_the_environment_names() {
 
 /// Devices need root; where there are none, that is said.
 fn play_on(seed: u64, place: Result<Place, String>) {
-    match place {
-        Ok(place) => play(seed, place, 250),
-        Err(why) => eprintln!("skipped: {why}"),
+    if let Some(place) = or_skipped(place) {
+        play(seed, place, 250);
     }
 }
 

@@ -10,9 +10,9 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use siltstone_io::{Backend, Executor, ExecutorConfig, SharedDevice, SimClock, SimDisk, SimOptions};
 
 use super::ID;
-use super::logs::{LOG_CRC_AT, LOG_HEADER_BYTES, LOG_PAYLOAD_CRC_AT};
 use crate::Error;
-use crate::log::{BlockHeader, LOG_PAGE_BYTES, LogPosition, LogReader, read_chain};
+use crate::log::block::{self, BlockHeader, HEADER_BYTES, LOG_PAGE_BYTES};
+use crate::log::{LogPosition, LogReader, read_chain};
 use crate::types::ExtentId;
 use crate::volume::bytes::{placed_crc, put_u32};
 use crate::volume::{Superblock, Volume, VolumeParts};
@@ -29,7 +29,6 @@ const CHANGES_MAX: usize = 4;
 const HEADS_MAX: usize = 4;
 /// Blocks of a run, at most: more than the extents hold.
 const RUN_MAX: usize = 100;
-const PAYLOAD_BYTES_AT: usize = 32;
 
 /// See the module.
 pub fn log_walk(bytes: &[u8]) {
@@ -143,7 +142,7 @@ fn place_run(
             last: shape >> 31 == 0 || number % 2 == 1,
             seq,
             durable_through: if shape >> 30 & 1 == 0 { seq - 1 } else { first.durable_through },
-            payload_bytes: (pages * LOG_PAGE_BYTES - LOG_HEADER_BYTES - number % 3) as u32,
+            payload_bytes: (pages * LOG_PAGE_BYTES - HEADER_BYTES - number % 3) as u32,
             next: ExtentId(u32::from(successors[extent]) % EXTENTS as u32),
             ..first
         };
@@ -163,19 +162,19 @@ fn place_run(
 fn place(device: &mut [u8], at: usize, header: &BlockHeader, keep: bool, whole: bool) {
     let extent_end = (at / EXTENT_BYTES + 1) * EXTENT_BYTES;
     let end = extent_end.min(at.saturating_add(header.block_bytes()));
-    let block = &mut device[at..end];
+    let target = &mut device[at..end];
     if !keep {
-        block[LOG_HEADER_BYTES..].fill(header.seq as u8);
+        target[HEADER_BYTES..].fill(header.seq as u8);
     }
-    let payload_crc = crc32c::crc32c(&block[LOG_HEADER_BYTES..]);
+    let payload_crc = crc32c::crc32c(&target[HEADER_BYTES..]);
     // What a block says of its length need not be so: sealed as an empty one, then changed.
     let mut sealed = vec![0; LOG_PAGE_BYTES];
     BlockHeader { payload_bytes: 0, ..*header }.seal(&ID.volume, at as u64, &mut sealed);
-    put_u32(&mut sealed, PAYLOAD_BYTES_AT, header.payload_bytes);
-    put_u32(&mut sealed, LOG_PAYLOAD_CRC_AT, if whole { payload_crc } else { !payload_crc });
-    let crc = placed_crc(&ID.volume, at as u64, &sealed[..LOG_HEADER_BYTES], LOG_CRC_AT);
-    put_u32(&mut sealed, LOG_CRC_AT, crc);
-    block[..LOG_HEADER_BYTES].copy_from_slice(&sealed[..LOG_HEADER_BYTES]);
+    put_u32(&mut sealed, block::PAYLOAD_BYTES_AT, header.payload_bytes);
+    put_u32(&mut sealed, block::PAYLOAD_CRC_AT, if whole { payload_crc } else { !payload_crc });
+    let crc = placed_crc(&ID.volume, at as u64, &sealed[..HEADER_BYTES], block::CRC_AT);
+    put_u32(&mut sealed, block::CRC_AT, crc);
+    target[..HEADER_BYTES].copy_from_slice(&sealed[..HEADER_BYTES]);
 }
 
 fn draw_below(input: &mut Unstructured<'_>, bound: usize) -> Result<usize> {
@@ -202,7 +201,7 @@ fn draw_header(input: &mut Unstructured<'_>) -> Result<BlockHeader> {
         durable_through: draw_seq(input)?,
         payload_bytes: match flags >> 2 & 7 {
             0 => input.arbitrary()?,
-            pages => u32::from(pages) * LOG_PAGE_BYTES as u32 - LOG_HEADER_BYTES as u32,
+            pages => u32::from(pages) * LOG_PAGE_BYTES as u32 - HEADER_BYTES as u32,
         },
         next: draw_extent(input)?,
     })

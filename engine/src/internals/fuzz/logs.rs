@@ -5,17 +5,14 @@ use siltstone_io::{Backend, Executor, ExecutorConfig, SharedDevice, SimClock, Si
 
 use super::ID;
 use super::damage::Damage;
-use crate::log::BlockHeader;
+use crate::log::block::{self, BlockHeader, HEADER_BYTES};
 use crate::memtable::Memtable;
 use crate::types::{KeyspaceId, Kind, SeqNo, Trailer};
 use crate::volume::bytes::{placed_crc, put_u32};
-use crate::volume::probe;
+use crate::volume::contents;
+use crate::volume::superblock::{self, SUPERBLOCK_BYTES};
 use crate::wal::{BatchEncoder, WalOperation, decode_commit};
 
-const SUPERBLOCK_CRC_AT: usize = 12;
-pub(super) const LOG_CRC_AT: usize = 4;
-pub(super) const LOG_PAYLOAD_CRC_AT: usize = 36;
-pub(super) const LOG_HEADER_BYTES: usize = 64;
 /// Batches of one commit, and operations of one batch, at most.
 const BATCHES_MAX: usize = 8;
 
@@ -36,16 +33,16 @@ pub fn wal_record(bytes: &[u8]) {
 /// Log blocks, one after the other.
 pub fn log_block(bytes: &[u8]) {
     let mut bytes = bytes.to_vec();
-    let Some(header) = bytes.get_mut(..LOG_HEADER_BYTES) else { return };
-    let crc = placed_crc(&ID.volume, 0, header, LOG_CRC_AT);
-    put_u32(header, LOG_CRC_AT, crc);
+    let Some(header) = bytes.get_mut(..HEADER_BYTES) else { return };
+    let crc = placed_crc(&ID.volume, 0, header, block::CRC_AT);
+    put_u32(header, block::CRC_AT, crc);
     let Ok(header) = BlockHeader::decode(&ID.volume, 0, &bytes) else { return };
     let _ = header.payload(&bytes);
-    if let Some(payload) = bytes.get(LOG_HEADER_BYTES..header.block_bytes()) {
+    if let Some(payload) = bytes.get(HEADER_BYTES..header.block_bytes()) {
         let crc = crc32c::crc32c(payload);
-        put_u32(&mut bytes, LOG_PAYLOAD_CRC_AT, crc);
-        let crc = placed_crc(&ID.volume, 0, &bytes[..LOG_HEADER_BYTES], LOG_CRC_AT);
-        put_u32(&mut bytes, LOG_CRC_AT, crc);
+        put_u32(&mut bytes, block::PAYLOAD_CRC_AT, crc);
+        let crc = placed_crc(&ID.volume, 0, &bytes[..HEADER_BYTES], block::CRC_AT);
+        put_u32(&mut bytes, block::CRC_AT, crc);
         let header = BlockHeader::decode(&ID.volume, 0, &bytes).expect("only checksums have changed");
         let payload = header.payload(&bytes).expect("its checksum is right");
         assert_eq!(payload.len(), header.payload_bytes as usize);
@@ -111,11 +108,11 @@ pub(super) fn draw_bytes<'a>(input: &mut Unstructured<'a>) -> arbitrary::Result<
 pub fn superblock(bytes: &[u8]) {
     let mut bytes = bytes.to_vec();
     // Makes the first copy's checksum right for the place where it stands.
-    if let Some(copy) = bytes.get_mut(..4096) {
+    if let Some(copy) = bytes.get_mut(..SUPERBLOCK_BYTES) {
         let mut volume = [0; 16];
-        volume.copy_from_slice(&copy[16..32]);
-        let crc = placed_crc(&volume, 0, copy, SUPERBLOCK_CRC_AT);
-        put_u32(copy, SUPERBLOCK_CRC_AT, crc);
+        volume.copy_from_slice(&copy[superblock::VOLUME_AT..][..16]);
+        let crc = placed_crc(&volume, 0, copy, superblock::CRC_AT);
+        put_u32(copy, superblock::CRC_AT, crc);
     }
     bytes.resize(bytes.len().next_multiple_of(4096).max(64 << 10), 0);
     let disk = SimDisk::new(1, SimOptions::default());
@@ -123,5 +120,5 @@ pub fn superblock(bytes: &[u8]) {
     let backend = Backend::Simulated(SimClock::new());
     let mut executor = Executor::new(ExecutorConfig::default(), backend).expect("a simulation has all it needs");
     let device = executor.handle().attach(&SharedDevice::simulated(disk)).expect("a simulated disk attaches");
-    let _ = executor.block_on(probe(&device));
+    let _ = executor.block_on(contents(&device));
 }

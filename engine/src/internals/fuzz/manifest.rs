@@ -9,15 +9,14 @@ use super::ID;
 use super::damage::Damage;
 use super::logs::draw_bytes;
 use crate::log::LogPosition;
+use crate::manifest::root::{self, ROOT_BYTES, rewritten_root};
 use crate::manifest::{
-    CheckpointInfo, ManifestEdit, ManifestState, SstMeta, SstRef, WalChain, decode_edits, encode_edits, rewritten_root,
+    CheckpointInfo, ManifestEdit, ManifestState, SstMeta, SstRef, WalChain, decode_edits, encode_edits,
 };
 use crate::types::{Epoch, ExtentId, KeyspaceId, SeqNo, ShardId, SstId};
 use crate::volume::WearCounters;
 use crate::volume::bytes::{placed_crc, put_u32};
 
-const ROOT_BYTES: usize = 4096;
-const ROOT_CRC_AT: usize = 4;
 /// Commits of one history, and records of one commit, at most.
 const COMMITS_MAX: usize = 64;
 const RECORDS_MAX: usize = 6;
@@ -27,8 +26,8 @@ pub fn root_page(bytes: &[u8]) {
     let mut page = bytes.to_vec();
     page.resize(ROOT_BYTES, 0);
     let _ = rewritten_root(&ID.volume, &page);
-    let crc = placed_crc(&ID.volume, 0, &page, ROOT_CRC_AT);
-    put_u32(&mut page, ROOT_CRC_AT, crc);
+    let crc = placed_crc(&ID.volume, 0, &page, root::CRC_AT);
+    put_u32(&mut page, root::CRC_AT, crc);
     match rewritten_root(&ID.volume, &page) {
         Ok(again) => assert!(again == page, "a root page has one encoding"),
         Err(error) => assert!(error.is_corruption()),

@@ -16,14 +16,15 @@ use siltstone_io::{SimClock, SimDisk, SimOptions};
 
 use super::damage::Damage;
 use super::log_walk::{draw_extent, draw_seq};
-use super::logs::{LOG_CRC_AT, LOG_HEADER_BYTES};
 use super::manifest::draw_edit;
 use super::operations::Machine;
-use crate::log::{BlockHeader, LOG_PAGE_BYTES};
+use crate::log::block::{self, BlockHeader, HEADER_BYTES, LOG_PAGE_BYTES};
+use crate::manifest::root;
 use crate::manifest::{ManifestEdit, SstMeta, SstRef, WalChain, decode_edits, encode_edits};
 use crate::shard::ScanRange;
 use crate::types::{Epoch, SeqNo};
 use crate::volume::bytes::{placed_crc, put_u32, put_u64, u32_at};
+use crate::volume::superblock;
 use crate::{Durability, Engine, KeyspaceOptions, Options, Partition, Restore, WriteBatch, inspect};
 
 const EXTENT_BYTES: usize = 64 << 10;
@@ -37,12 +38,6 @@ const CHANGES_MAX: usize = 6;
 const READS_MAX: u64 = 5_000;
 const ENTRIES_MAX: usize = 10_000;
 
-/// Where things are in a superblock and a root page.
-const VOLUME_ID: Range<usize> = 16..32;
-const ROOTS_AT: usize = 64;
-const ROOT_SPACING_BYTES: usize = 16 << 10;
-const ROOT_CRC_AT: usize = 4;
-
 /// See the module.
 pub fn open_volume(bytes: &[u8]) {
     let mut input = Unstructured::new(bytes);
@@ -55,9 +50,7 @@ pub fn open_volume(bytes: &[u8]) {
     }
     let (disk, clock) = (SimDisk::new(1, SimOptions::default()), SimClock::new());
     disk.write_raw(0, &volume.bytes);
-    if let Ok(report) = inspect::verify_simulated(&disk, &clock) {
-        let _ = report.is_clean();
-    }
+    let _ = inspect::verify_simulated(&disk, &clock);
     let mut machine = Machine::new(disk.clone(), clock, 1);
     if machine.open(way.options(&machine)).is_ok() {
         use_it(&mut machine);
@@ -180,20 +173,20 @@ struct Image {
 impl Image {
     fn id(&self) -> [u8; 16] {
         let mut id = [0; 16];
-        id.copy_from_slice(&self.bytes[VOLUME_ID]);
+        id.copy_from_slice(&self.bytes[superblock::VOLUME_AT..][..16]);
         id
     }
 
     /// The first of a shard's root pages.
     fn root(&self, shard: usize) -> usize {
-        u32_at(&self.bytes, ROOTS_AT + 4 * shard) as usize * EXTENT_BYTES
+        u32_at(&self.bytes, superblock::ROOTS_AT + 4 * shard) as usize * EXTENT_BYTES
     }
 
     /// Where the blocks of a shard's manifest begin. Nothing where a root page was made to lead elsewhere.
     fn manifest(&self, shard: usize) -> Option<usize> {
-        let root = &self.bytes[self.root(shard)..];
-        let (extent, page) = (u32_at(root, 24) as usize, u32_at(root, 28) as usize);
-        let at = extent.checked_mul(EXTENT_BYTES)?.checked_add(page.checked_mul(LOG_PAGE_BYTES)?)?;
+        let page = &self.bytes[self.root(shard)..];
+        let (extent, first) = (u32_at(page, root::EXTENT_AT) as usize, u32_at(page, root::PAGE_AT) as usize);
+        let at = extent.checked_mul(EXTENT_BYTES)?.checked_add(first.checked_mul(LOG_PAGE_BYTES)?)?;
         self.header(at).map(|_| at)
     }
 
@@ -237,7 +230,7 @@ impl Image {
         self.bytes[at..extent_end].fill(0);
         let id = self.id();
         let block = &mut self.bytes[at..at + header.block_bytes()];
-        block[LOG_HEADER_BYTES..LOG_HEADER_BYTES + payload.len()].copy_from_slice(&payload);
+        block[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(&payload);
         header.seal(&id, at as u64, block);
         Ok(())
     }
@@ -251,36 +244,36 @@ impl Image {
         }
         let at = blocks[usize::from(u8::arbitrary(input)?) % blocks.len()];
         let id = self.id();
-        let header = &mut self.bytes[at..at + LOG_HEADER_BYTES];
+        let header = &mut self.bytes[at..at + HEADER_BYTES];
         match u8::arbitrary(input)? % 6 {
-            0 => header[1] ^= u8::arbitrary(input)? & 3,
-            1 => put_u64(header, 8, input.arbitrary()?),
-            2 => put_u64(header, 16, draw_seq(input)?),
-            3 => put_u64(header, 24, draw_seq(input)?),
-            4 => put_u32(header, 32, input.arbitrary()?),
-            _ => put_u32(header, 40, draw_extent(input)?.0),
+            0 => header[block::FLAGS_AT] ^= u8::arbitrary(input)? & 3,
+            1 => put_u64(header, block::LOG_AT, input.arbitrary()?),
+            2 => put_u64(header, block::SEQ_AT, draw_seq(input)?),
+            3 => put_u64(header, block::DURABLE_AT, draw_seq(input)?),
+            4 => put_u32(header, block::PAYLOAD_BYTES_AT, input.arbitrary()?),
+            _ => put_u32(header, block::NEXT_AT, draw_extent(input)?.0),
         }
-        let crc = placed_crc(&id, at as u64, header, LOG_CRC_AT);
-        put_u32(header, LOG_CRC_AT, crc);
+        let crc = placed_crc(&id, at as u64, header, block::CRC_AT);
+        put_u32(header, block::CRC_AT, crc);
         Ok(())
     }
 
     /// Both root pages of a shard say something else.
     fn change_root(&mut self, shard: usize, input: &mut Unstructured<'_>) -> Result<()> {
-        let (id, root) = (self.id(), self.root(shard));
+        let (id, first) = (self.id(), self.root(shard));
         let (field, seq, extent, number) =
             (u8::arbitrary(input)?, draw_seq(input)?, draw_extent(input)?, input.arbitrary()?);
-        for at in [root, root + ROOT_SPACING_BYTES] {
-            let page = &mut self.bytes[at..at + LOG_PAGE_BYTES];
+        for at in [first, first + root::PAGE_SPACING_BYTES as usize] {
+            let page = &mut self.bytes[at..at + root::ROOT_BYTES];
             match field % 5 {
-                0 => put_u64(page, 8, seq),
-                1 => put_u64(page, 16, seq),
-                2 => put_u32(page, 24, extent.0),
-                3 => put_u32(page, 28, number),
-                _ => put_u32(page, 32, number),
+                0 => put_u64(page, root::LOG_AT, seq),
+                1 => put_u64(page, root::SEQ_AT, seq),
+                2 => put_u32(page, root::EXTENT_AT, extent.0),
+                3 => put_u32(page, root::PAGE_AT, number),
+                _ => put_u32(page, root::SHARD_AT, number),
             }
-            let crc = placed_crc(&id, at as u64, page, ROOT_CRC_AT);
-            put_u32(page, ROOT_CRC_AT, crc);
+            let crc = placed_crc(&id, at as u64, page, root::CRC_AT);
+            put_u32(page, root::CRC_AT, crc);
         }
         Ok(())
     }

@@ -2,9 +2,9 @@
 
 use siltstone_io::Random;
 
-use super::logs::LOG_HEADER_BYTES;
 use super::{ID, PAGE_BYTES};
-use crate::log::{BlockHeader, LogPosition};
+use crate::log::LogPosition;
+use crate::log::block::{BlockHeader, HEADER_BYTES};
 use crate::manifest::{CheckpointInfo, ManifestEdit, ManifestState, SstRef, WalChain, encode_edits};
 use crate::shard::encode_options;
 use crate::table::{TableBuilder, TableOptions};
@@ -130,7 +130,7 @@ fn sample_log_block(payload: &[u8]) -> Vec<u8> {
         next: crate::types::ExtentId(2),
     };
     let mut block = vec![0; header.block_bytes()];
-    block[LOG_HEADER_BYTES..LOG_HEADER_BYTES + payload.len()].copy_from_slice(payload);
+    block[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(payload);
     header.seal(&ID.volume, 0, &mut block);
     block
 }

@@ -22,7 +22,7 @@ const _: () = assert!(AREA_BYTES <= PIECE_BYTES && PIECE_BYTES <= EXTENT_BYTES_M
 
 /// What is found at the beginning of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Probe {
+pub(crate) enum Contents {
     /// Nothing yet, or the remains of a creation that a crash cut short: a volume may be created here.
     Blank,
     /// A volume. It has no shards where its creation was cut short.
@@ -46,7 +46,7 @@ pub(crate) async fn write_superblock(device: &Device, superblock: &Superblock) -
     Ok(())
 }
 
-/// The copies of the superblock that are not whole, with their device offsets. For a volume that [`probe`] finds.
+/// The copies of the superblock that are not whole, with their device offsets. For a volume that [`contents`] finds.
 pub(crate) async fn damaged_copies(device: &Device) -> Result<Vec<(u64, String)>> {
     let area = read_area(device).await?;
     Ok(defects_of_copies(&area).into_iter().map(|(copy, reason)| (copy_offset(copy), reason)).collect())
@@ -83,7 +83,7 @@ async fn is_zero_behind_area(device: &Device) -> Result<bool> {
 /// # Errors
 ///
 /// `NotAVolume`, `Version`, or `Corruption` where the area holds copies of which none is whole.
-pub(crate) async fn probe(device: &Device) -> Result<Probe> {
+pub(crate) async fn contents(device: &Device) -> Result<Contents> {
     let area = read_area(device).await?;
     let bytes = device.len_bytes();
     let (copies, found) = judge(&area);
@@ -101,7 +101,7 @@ pub(crate) async fn probe(device: &Device) -> Result<Probe> {
             if !copies.is_empty() {
                 mark!(SuperblockCopyDamaged);
             }
-            return Ok(Probe::Volume(superblock));
+            return Ok(Contents::Volume(superblock));
         }
         Some(Found::Version(found)) => {
             return Err(Error::Version { path: device.path().to_path_buf(), found, supported: VERSION });
@@ -111,7 +111,7 @@ pub(crate) async fn probe(device: &Device) -> Result<Probe> {
     // Creation begins by reserving extent 0: a shorter file that is not empty is something else, and so is one with anything behind the area.
     let may_be_blank = (bytes == 0 || bytes >= u64::from(EXTENT_BYTES_MIN)) && was_never_finished(&area);
     if may_be_blank && is_zero_behind_area(device).await? && foreign(device).await?.is_none() {
-        return Ok(Probe::Blank);
+        return Ok(Contents::Blank);
     }
     let not_a_volume = |reason: String| Error::NotAVolume { path: device.path().to_path_buf(), reason };
     if copies.iter().all(|defect| matches!(defect, Defect::NoMagic)) {
@@ -132,10 +132,10 @@ pub(crate) async fn probe(device: &Device) -> Result<Probe> {
 
 /// What a device holds that formatting it would destroy; `None` where it is blank.
 pub(crate) async fn holds(device: &Device) -> Result<Option<String>> {
-    match probe(device).await {
-        Ok(Probe::Blank) => Ok(None),
-        Ok(Probe::Volume(superblock)) if superblock.roots.is_empty() => Ok(None),
-        Ok(Probe::Volume(_)) => Ok(Some("a Siltstone volume".into())),
+    match contents(device).await {
+        Ok(Contents::Blank) => Ok(None),
+        Ok(Contents::Volume(superblock)) if superblock.roots.is_empty() => Ok(None),
+        Ok(Contents::Volume(_)) => Ok(Some("a Siltstone volume".into())),
         Err(Error::Version { found, .. }) => Ok(Some(format!("a Siltstone volume of format version {found}"))),
         Err(Error::Corruption(_)) => Ok(Some("a damaged Siltstone volume".into())),
         Err(Error::NotAVolume { .. }) => {
