@@ -70,6 +70,8 @@ pub(super) struct Operation {
     pub(super) until: i64,
     pub(super) owned: Arc<BTreeSet<Part>>,
     pub(super) fired: Option<Timer>,
+    /// Of a firing that failed: what it may have taken, or another one that failed: a timer that was found to be gone.
+    pub(super) guessed: Option<Timer>,
 }
 
 /// When timers were asked for, in moments that count up: what two that overlap take, one by one, only their answers say.
@@ -196,7 +198,7 @@ impl State {
         match operation.effect {
             Effect::Register(time) => drop(self.timers.insert((time, operation.part))),
             Effect::Delete(time) => drop(self.timers.remove(&(time, operation.part))),
-            Effect::Fire => drop(operation.fired.map(|timer| self.timers.remove(&timer))),
+            Effect::Fire => drop(operation.removed().map(|timer| self.timers.remove(&timer))),
             _ => self.keys.entry(operation.part).or_default().apply(id, operation),
         }
     }
@@ -207,11 +209,11 @@ impl Operation {
         matches!(self.effect, Effect::Register(_) | Effect::Delete(_) | Effect::Fire)
     }
 
-    /// The timer that it removes, where that is known.
+    /// The timer that it removes, as far as that is known.
     pub(super) fn removed(&self) -> Option<Timer> {
         match self.effect {
             Effect::Delete(time) => Some((time, self.part)),
-            Effect::Fire => self.fired,
+            Effect::Fire => self.fired.or(self.guessed),
             _ => None,
         }
     }

@@ -257,7 +257,9 @@ impl Visit {
         let expires = matches!(effect, Effect::Set | Effect::Put(_) | Effect::Push(_));
         let expires_ms = ttl_ms.filter(|_| expires).map(|ttl_ms| now_ms + ttl_ms);
         let (part, owned) = (self.part, Arc::clone(&self.owned));
-        oracle.typed.begin(id, Operation { part, effect, expires_ms, now_ms, until, owned, fired: None });
+        oracle
+            .typed
+            .begin(id, Operation { part, effect, expires_ms, now_ms, until, owned, fired: None, guessed: None });
     }
 }
 

@@ -173,12 +173,13 @@ impl Typed {
         let missing: Vec<Timer> = self.current.timers.difference(&found.timers).copied().collect();
         for timer in missing {
             let unheard = |(id, operation): &(&WriteId, &mut Operation)| {
-                applied.contains(id) && operation.effect == Effect::Fire && operation.may_have_taken(&timer)
+                let is_free = operation.effect == Effect::Fire && operation.guessed.is_none();
+                applied.contains(id) && is_free && operation.may_have_taken(&timer)
             };
             let Some((_, firing)) = self.operations.iter_mut().find(unheard) else {
                 return Err(format!("timer {timer:?} is gone: nothing deleted it, and it did not fire"));
             };
-            firing.fired = Some(timer);
+            firing.guessed = Some(timer);
             self.current.timers.remove(&timer);
         }
         Ok(())
