@@ -175,9 +175,7 @@ fn probe_geometry(file: &File, path: &Path, direct: bool) -> Result<Geometry, Io
             true => Discard::Hole,
         },
         host_aware_zones: is_block_device && queue.zones() == Zones::HostAware,
-        placement_handles: queue
-            .number("max_write_streams")
-            .map_or(0, |streams| streams.min(u64::from(u16::MAX)) as u16),
+        placement_handles: if is_block_device { queue.write_streams() } else { 0 },
     })
 }
 

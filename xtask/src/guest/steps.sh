@@ -195,6 +195,70 @@ foreign() {
     is "what is on it" "$(dd if=$1 bs=1M count=16 2>/dev/null | sha256sum)" "$before"
 }
 
+# says REASON COMMAND...: the command ends with an error that gives this reason (a pattern of grep -E).
+says() {
+    reason=$1
+    shift
+    status=0
+    "$@" >/tmp/said 2>&1 || status=$?
+    is "the exit status of $*" $status 1
+    grep -qE "$reason" /tmp/said || { echo "$* does not say '$reason':"; cat /tmp/said; return 1; }
+}
+
+# unfit DEVICE REASON: nothing makes a volume of it, and what is on it stays.
+unfit() {
+    says "$2" siltstone format $1 --force
+    says "$2" siltstone job flights --input /data/flights.csv --store $1 --output /tmp/out
+    says "$2|not a Siltstone volume|no volume" siltstone info $1
+    says "$2|not a Siltstone volume|no volume" siltstone verify $1
+}
+
+# What cannot hold a volume says so, through the block layer and past it.
+refused() {
+    is "the zones of nvme0n3" "$(queue nvme0n3 zoned)" host-managed
+    for node in nvme0n3 ng0n3; do
+        unfit /dev/$node "a device of zones"
+        says "a device of zones" siltstone probe /dev/$node
+    done
+    unfit /dev/ng0n4 "logical blocks have 16384 bytes"
+    says "logical blocks have 16384 bytes" siltstone probe /dev/ng0n4
+    unfit /dev/nvme0n4 "logical blocks have 16384 bytes|has room for 0 extents"
+    for node in nvme0n5 ng0n5; do
+        unfit /dev/$node "has room for 1 extents"
+    done
+    is "what is on the small one" "$(tr -d '\0' </dev/nvme0n5 | wc -c)" 0
+}
+
+# moved: the job is killed on blocks of 512 bytes and ends on a copy with 4096, past the block layer; and the other way round. Too small a copy is an error.
+moved() {
+    wipe /dev/nvme0n1
+    wipe /dev/nvme0n2
+    rm -rf /tmp/out
+    siltstone format /dev/nvme0n1 --size 128M --extent 64K
+    siltstone job flights --input /data/flights.csv --store /dev/nvme0n1 --output /tmp/out --shards 2 --memory 64M --checkpoint-every 3000 &
+    job=$!
+    sleep 6
+    kill -9 $job || { echo "the job had ended before it was killed"; return 1; }
+    wait $job || true
+    dd if=/dev/nvme0n1 of=/dev/nvme0n2 bs=1M count=128 conv=fsync 2>/dev/null
+    siltstone info /dev/ng0n2 | grep -q "logical blocks of 4.0 KiB"
+    siltstone verify /dev/nvme0n2
+    siltstone job flights --input /data/flights.csv --store /dev/ng0n2 --output /tmp/out --shards 1 --memory 64M
+    (cd /tmp/out && sha256sum -c /data/outputs.sha256)
+    siltstone verify /dev/ng0n2
+    dd if=/dev/nvme0n2 of=/dev/nvme0n1 bs=1M count=128 conv=fsync 2>/dev/null
+    siltstone verify /dev/ng0n1
+    dd if=/dev/nvme0n2 of=/dev/nvme0n5 bs=1M count=1 conv=fsync 2>/dev/null
+    before=$(sha256sum </dev/nvme0n5)
+    for node in nvme0n5 ng0n5; do
+        says "the device has 1048576" siltstone verify /dev/$node
+        says "the device has 1048576" siltstone info /dev/$node
+        says "the device has 1048576" siltstone job flights --input /data/flights.csv --store /dev/$node --output /tmp/out
+    done
+    is "what is on the small one" "$(sha256sum </dev/nvme0n5)" "$before"
+    wipe /dev/nvme0n5
+}
+
 # flaky DEVICE: dm-flakey fails all I/O for a while, then writes only. The job ends with an error, not otherwise; and then goes on to the right end.
 flaky() {
     wipe $1
