@@ -41,7 +41,7 @@ const IMAGE_BYTES: u64 = 512 << 20;
 const USELESS: [(u64, u64, Option<u64>); 3] =
     [(IMAGE_BYTES, 4096, Some(16 << 20)), (IMAGE_BYTES, 16384, None), (1 << 20, 512, None)];
 /// How long a machine may take until its first step.
-const BOOT: Duration = Duration::from_secs(120);
+const BOOT: Duration = Duration::from_secs(300);
 /// For how long a load is recorded.
 const RECORDED_MS: u64 = 5000;
 

@@ -130,7 +130,7 @@ pub(crate) const STEPS: [Step; 31] = [
         name: "devices",
         about: "io's device tests and the model test on all namespaces, through the block layer and past it",
         how: How::Guest("devices_model"),
-        seconds_max: 600,
+        seconds_max: 1200,
     },
     Step {
         name: "foreign",
@@ -142,7 +142,7 @@ pub(crate) const STEPS: [Step; 31] = [
         name: "refused",
         about: "namespaces with zones, with blocks that are too large, and too small: each node says what is wrong",
         how: How::Guest("refused"),
-        seconds_max: 120,
+        seconds_max: 300,
     },
     Step {
         name: "moved",
@@ -167,7 +167,7 @@ pub(crate) const STEPS: [Step; 31] = [
         name: "unplugged",
         about: "the controller is pulled by the host under the job: an error that names the device",
         how: How::Guest("unplugged /dev/nvme0n1"),
-        seconds_max: 120,
+        seconds_max: 300,
     },
     Step {
         name: "points-sync",

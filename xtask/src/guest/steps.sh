@@ -169,7 +169,10 @@ unplugged() {
     rm -rf /tmp/out
     siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M --checkpoint-every 2000 2>/tmp/unplugged &
     job=$!
-    sleep 4
+    # In the middle of it: it has written for a while.
+    until [ "$(awk '{ print $5 }' /sys/block/${1#/dev/}/stat)" -gt 200 ]; do
+        sleep 0.1
+    done
     echo "@@UNPLUG nvme0" >/dev/console
     status=0
     wait $job || status=$?
