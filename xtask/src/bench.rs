@@ -101,7 +101,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     scratch::sweep(&cache, "run");
     scratch::sweep(Path::new(SOCKETS), SOCKETS_NAME);
     let scratch = scratch::folder(&cache, "run")?;
-    let programs = programs::build(&target)?;
+    let programs = programs::build(&target, &steps)?;
     let files = programs::job_files(&programs[0].path, scratch.path())?;
     let initramfs = scratch.path().join("initramfs");
     fs::write(&initramfs, initramfs::pack(&kernel, &programs, &files, scratch.path())?).map_err(text)?;

@@ -163,14 +163,20 @@ pulled() {
     siltstone verify "$1"
 }
 
+# written DEVICE: how many writes it has completed.
+written() {
+    awk '{ print $5 }' /sys/block/${1#/dev/}/stat
+}
+
 # unplugged DEVICE: the host pulls the controller under the job, which ends with an error that names the device.
 unplugged() {
     wipe $1
+    before=$(written $1)
     rm -rf /tmp/out
     siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M --checkpoint-every 2000 2>/tmp/unplugged &
     job=$!
     # In the middle of it: it has written for a while.
-    until [ "$(awk '{ print $5 }' /sys/block/${1#/dev/}/stat)" -gt 200 ]; do
+    while [ $(($(written $1) - before)) -lt 100 ]; do
         sleep 0.1
     done
     echo "@@UNPLUG nvme0" >/dev/console
@@ -255,7 +261,6 @@ moved() {
     before=$(sha256sum </dev/nvme0n5)
     for node in nvme0n5 ng0n5; do
         says "the device has 1048576" siltstone verify /dev/$node
-        says "the device has 1048576" siltstone info /dev/$node
         says "the device has 1048576" siltstone job flights --input /data/flights.csv --store /dev/$node --output /tmp/out
     done
     is "what is on the small one" "$(sha256sum </dev/nvme0n5)" "$before"
