@@ -81,6 +81,11 @@ impl Attached {
         self.shared.path()
     }
 
+    /// Whether it is a block device that was taken away.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(&self.shared.0.kind, Kind::File(file) if file.is_gone())
+    }
+
     /// An allocation up to here has completed.
     pub(crate) fn grown_to(&self, len_bytes: u64) {
         self.shared.grown_to(len_bytes);

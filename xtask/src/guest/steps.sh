@@ -177,6 +177,7 @@ unplugged() {
     job=$!
     # In the middle of it: it has written for a while.
     while [ $(($(written $1) - before)) -lt 100 ]; do
+        kill -0 $job || { cat /tmp/unplugged; return 1; }
         sleep 0.1
     done
     echo "@@UNPLUG nvme0" >/dev/console
@@ -184,7 +185,7 @@ unplugged() {
     wait $job || status=$?
     cat /tmp/unplugged
     is "the exit status" $status 1
-    grep -q "$1.*os error" /tmp/unplugged
+    grep -q "$1.*the device is gone" /tmp/unplugged
     tries=0
     while [ -b $1 ]; do
         [ $tries -lt 300 ] || { echo "$1 is still there"; return 1; }
