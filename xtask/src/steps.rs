@@ -35,7 +35,7 @@ const BLOCK: &str = "/dev/nvme0n1";
 const CHARACTER: &str = "/dev/ng0n1";
 
 /// All steps, in their order.
-pub(crate) const STEPS: [Step; 31] = [
+pub(crate) const STEPS: [Step; 32] = [
     Step {
         name: "namespaces",
         about: "namespaces with LBAs of 512 and 4096 bytes, block and passthrough nodes, several queues, two polled",
@@ -154,6 +154,12 @@ pub(crate) const STEPS: [Step; 31] = [
         name: "pulled",
         about: "the controller is removed under the job: an error, and then the right outputs all the same",
         how: How::Guest("pulled /dev/nvme0n1"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "pulled-ng",
+        about: "the same with the job past the block layer, on /dev/ng0n1",
+        how: How::Guest("pulled /dev/nvme0n1 /dev/ng0n1"),
         seconds_max: 300,
     },
     Step {

@@ -139,11 +139,13 @@ job_on_zram() {
     job /dev/zram0
 }
 
-# pulled DEVICE: the controller is taken away under the job, which ends with an error; when it is back the job goes on to the right end.
+# pulled DEVICE [NODE]: the controller is taken away under the job on its block device or another node of it. The job ends with an error; when the
+# controller is back the job goes on to the right end.
 pulled() {
+    store=${2:-$1}
     wipe $1
     rm -rf /tmp/out
-    siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M --checkpoint-every 2000 &
+    siltstone job flights --input /data/flights.csv --store "$store" --output /tmp/out --shards 2 --memory 64M --checkpoint-every 2000 &
     job=$!
     sleep 6
     echo 1 >/sys/block/${1#/dev/}/device/device/remove
@@ -157,10 +159,10 @@ pulled() {
         sleep 0.1
         tries=$((tries + 1))
     done
-    siltstone verify "$1"
-    siltstone job flights --input /data/flights.csv --store "$1" --output /tmp/out --shards 2 --memory 64M
+    siltstone verify "$store"
+    siltstone job flights --input /data/flights.csv --store "$store" --output /tmp/out --shards 2 --memory 64M
     (cd /tmp/out && sha256sum -c /data/outputs.sha256)
-    siltstone verify "$1"
+    siltstone verify "$store"
 }
 
 # written DEVICE: how many writes it has completed.
