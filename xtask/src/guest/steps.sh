@@ -153,12 +153,15 @@ pulled() {
     wait $job || status=$?
     is "the exit status" $status 1
     [ ! -b $1 ] || { echo "$1 is still there"; return 1; }
+    # The kernel ends the job's ring behind its back; until then the controller's number is not free.
+    sleep 3
     echo 1 >/sys/bus/pci/rescan
     tries=0
     while [ ! -b $1 ] && [ $tries -lt 300 ]; do
         sleep 0.1
         tries=$((tries + 1))
     done
+    [ -b $1 ] || { echo "$1 is not back:" /dev/nvme* /dev/ng*; return 1; }
     siltstone verify "$store"
     siltstone job flights --input /data/flights.csv --store "$store" --output /tmp/out --shards 2 --memory 64M
     (cd /tmp/out && sha256sum -c /data/outputs.sha256)
