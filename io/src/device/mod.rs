@@ -340,7 +340,7 @@ impl Device {
 mod tests {
     use super::*;
     use crate::ring::probe;
-    use crate::testing::places::LoopDevice;
+    use crate::testing::places::{LoopDevice, or_skipped};
     use crate::{Backend, Executor, ExecutorConfig};
 
     /// A loop device has no streams. Of one that claims to have some, the kernel refuses writes to them: so it has found the stream in them.
@@ -351,10 +351,8 @@ mod tests {
             return eprintln!("skipped: write streams need Linux 6.16");
         }
         let folder = tempfile::tempdir().unwrap();
-        let place = match LoopDevice::new(&folder.path().join("image"), 1 << 20, Some(512)) {
-            Ok(place) => place,
-            Err(why) => return eprintln!("skipped: {why}"),
-        };
+        let image = folder.path().join("image");
+        let Some(place) = or_skipped(LoopDevice::new(&image, 1 << 20, Some(512))) else { return };
         for (handles, streams) in [(0, 0), (1, 0), (2, 2), (3, 3), (200, 4)] {
             let opened = choose::open(place.path(), OpenMode::ReadWrite, DeviceRequest::default());
             let (kind, geometry) = opened.unwrap();
