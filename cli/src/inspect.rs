@@ -128,6 +128,10 @@ fn print_device(out: &mut impl Write, geometry: &Geometry) -> io::Result<()> {
             0 => "writes are atomic by the logical block".into(),
             bytes => format!("writes are atomic up to {}", size(bytes)),
         },
+        match (geometry.write_streams(), geometry.placement_handles) {
+            (0, _) => "no write streams".into(),
+            (used, had) => format!("writes in {used} of {had} streams, by how long they live"),
+        },
     ];
     writeln!(out, "             {}", features.join("; "))
 }

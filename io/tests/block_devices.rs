@@ -183,6 +183,38 @@ fn a_writer_excludes_all_others_and_is_excluded_by_a_mount() {
     assert_eq!(refused.errno, libc::EBUSY);
 }
 
+/// Of a device that was pulled nothing is left, and the kernel says "no bytes" to reads and "no space" to writes: nobody can make any.
+#[test]
+fn a_device_that_is_taken_away_is_gone_and_not_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(place) = or_skipped(LoopDevice::new(&folder.path().join("image"), 4 * MIB, Some(4096))) else { return };
+    let shared = SharedDevice::open(place.path(), OpenMode::ReadWrite).unwrap();
+    let mut executor = executor();
+    let device = executor.handle().attach(&shared).unwrap();
+    let errors = |device: Device| async move {
+        let (read, buffer) = device.read(MIB, Buffer::heap(8192), 8192).await;
+        let (written, _) = device.write(MIB, buffer, 0..8192, WriteDurability::Durable, Placement::Wal).await;
+        [read, written].map(|result| result.map_err(|error| (error.errno, error.to_string())))
+    };
+    let resize = |bytes: u64| {
+        std::fs::File::options().write(true).open(place.image()).unwrap().set_len(bytes).unwrap();
+        run(Command::new("losetup").arg("-c").arg(place.path())).unwrap();
+    };
+    resize(0);
+    for result in executor.block_on(errors(device.clone())) {
+        let (errno, text) = result.unwrap_err();
+        assert_eq!(errno, libc::ENODEV, "{text}");
+        assert!(text.contains("the device is gone"), "{text}");
+    }
+    // One that has become smaller is still there.
+    resize(MIB / 2);
+    let [read, written] = executor.block_on(errors(device.clone()));
+    assert!(read.unwrap_err().1.contains("only 0 of 8192 bytes"));
+    assert_eq!(written.unwrap_err().0, libc::ENOSPC);
+    resize(4 * MIB);
+    assert!(executor.block_on(errors(device)).iter().all(Result::is_ok));
+}
+
 #[test]
 fn what_is_neither_file_nor_block_device_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -178,12 +178,39 @@ fn a_volume_uses_the_space_that_it_was_formatted_with() {
     assert_eq!(std::fs::metadata(&file).unwrap().len(), 8 * MIB);
 }
 
+/// What refuses to work on a device, of all that opens it and leaves what it holds.
+fn refusals(disk: &Disk) -> Vec<(&'static str, Error)> {
+    let measuring = ProbeOptions::default().duration(Duration::from_millis(100));
+    let refused = [
+        ("open", Engine::open(disk.options()).map(drop)),
+        ("open for reading", Engine::open(disk.options().create(false).read_only(true)).map(drop)),
+        ("info", inspect::info(disk.path()).map(drop)),
+        ("verify", inspect::verify(disk.path(), |_, _| ()).map(drop)),
+        ("probe", siltstone::probe(&disk.options(), &measuring, |_| ()).map(drop)),
+        ("format", format(&disk.options(), 0, false)),
+    ];
+    refused.into_iter().filter_map(|(what, result)| result.err().map(|error| (what, error))).collect()
+}
+
 #[test]
 fn a_device_that_is_too_small_is_refused() {
-    let Some(disk) = Disk::new(64 << 10, 512) else { return };
-    let refused = Engine::open(disk.options()).map(drop).unwrap_err();
-    assert!(matches!(refused, Error::InvalidArgument(_)), "{refused}");
-    assert!(refused.to_string().contains("has room for 1 extents"), "{refused}");
+    for (bytes, opening, formatting) in [
+        (4096, "has 4096 bytes, a volume at least 65536", "has room for 0 extents"),
+        ((64 << 10) - 512, "has 65024 bytes, a volume at least 65536", "has room for 0 extents"),
+        (64 << 10, "has room for 1 extents", "has room for 1 extents"),
+    ] {
+        let Some(disk) = Disk::new(bytes, 512) else { return };
+        for (refused, reason) in [
+            (Engine::open(disk.options()).map(drop), opening),
+            (format(&disk.options(), 0, false), formatting),
+            (format(&disk.options(), 0, true), formatting),
+        ] {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, Error::InvalidArgument(_) | Error::NotAVolume { .. }), "{bytes} bytes: {error}");
+            assert!(error.to_string().contains(reason), "{bytes} bytes: {error}");
+        }
+        assert!(std::fs::read(disk.path()).unwrap().iter().all(|byte| *byte == 0), "it has been written to");
+    }
 }
 
 #[test]
@@ -192,9 +219,59 @@ fn a_volume_may_move_between_devices_of_other_blocks_and_not_to_one_that_is_too_
     write(disk.options(), 5000).unwrap();
     let other = disk.copied(32 * MIB, 4096);
     check(other.options(), 5000);
-    check(other.copied(32 * MIB, 512).options(), 5000);
-    let error = Engine::open(disk.copied(MIB, 4096).options()).map(drop).unwrap_err();
-    assert!(error.is_corruption() && error.to_string().contains("the device has 1048576"), "{error}");
+    write(other.options(), 6000).unwrap();
+    let back = other.copied(32 * MIB, 512);
+    check(back.options(), 6000);
+    assert!(inspect::verify(back.path(), |_, _| ()).unwrap().is_clean());
+    // What is in use is what counts: a device that ends behind it will do.
+    let used = inspect::info(back.path()).unwrap();
+    assert!(used.sst_extent_bytes + used.metadata_bytes < 16 * MIB);
+    for block_bytes in [512, 4096] {
+        check(disk.copied(31 * MIB + 4096, block_bytes).options(), 5000);
+        let small = disk.copied(MIB, block_bytes);
+        let before = std::fs::read(small.path()).unwrap();
+        // What looks at all there is tells what is missing; what is told of the volume is in its beginning.
+        let refused = refusals(&small);
+        let names: Vec<&str> = refused.iter().map(|(what, _)| *what).collect();
+        assert_eq!(names, ["open", "open for reading", "probe", "format"]);
+        for (what, error) in refused {
+            let reason = if what == "format" { "it holds a Siltstone volume" } else { "the device has 1048576" };
+            assert!(error.is_corruption() != (what == "format"), "{what}: {error}");
+            assert!(error.to_string().contains(reason), "{what}: {error}");
+        }
+        let problems = inspect::verify(small.path(), |_, _| ()).unwrap().problems;
+        assert!(problems.iter().any(|problem| problem.text.contains("the device has 1048576")), "{problems:?}");
+        assert!(std::fs::read(small.path()).unwrap() == before, "it has been written to");
+        format(&small.options(), 0, true).unwrap();
+        assert!(inspect::info(small.path()).unwrap().keyspaces.is_empty());
+    }
+}
+
+/// Pages and copies of the superblock are written by themselves: a block cannot hold two of them.
+#[test]
+fn a_device_of_blocks_that_are_too_large_is_refused() {
+    let Some(disk) = Disk::new(32 * MIB, 4096) else { return };
+    write(disk.options(), 100).unwrap();
+    for block_bytes in [8192, 16384] {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        std::fs::copy(disk.device.image(), &image).unwrap();
+        // Linux 6.15 and later have such devices.
+        let device = match LoopDevice::on(&image, Some(block_bytes)) {
+            Ok(device) => device,
+            Err(why) => return eprintln!("blocks of {block_bytes} bytes are skipped: {why}"),
+        };
+        let large = Disk { device, folder };
+        let before = std::fs::read(large.path()).unwrap();
+        let refused = refusals(&large);
+        assert_eq!(refused.len(), 6, "{refused:?}");
+        for (what, error) in refused {
+            let reason = format!("logical blocks have {block_bytes} bytes: at most 4096 are supported");
+            assert!(matches!(error, Error::Io(_)) && error.to_string().contains(&reason), "{what}: {error}");
+        }
+        format(&large.options(), 0, true).unwrap_err();
+        assert!(std::fs::read(large.path()).unwrap() == before, "it has been written to");
+    }
 }
 
 /// A probe writes to nothing but the free space of a volume unless it is told to, and where it is, only to what is blank or was to be destroyed.

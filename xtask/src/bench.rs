@@ -2,7 +2,7 @@
 //!
 //! **What is booted.** QEMU without hardware virtualisation, with Debian's kernel and an archive of busybox, modules and the release builds of
 //! `siltstone` and `siltstone-torture` as its only filesystem. It has one NVMe controller with two namespaces, of 512 and of 4096 bytes a logical block,
-//! several queues and two that are polled (`nvme poll_queues=2`). Its drives are NBD clients of this process, which *is* the disk ([`crate::disk`]), on
+//! several queues and two that are polled (`nvme poll_queues=2`); and, where steps share a machine, three that no volume fits on. Its drives are NBD clients of this process, which *is* the disk ([`crate::disk`]), on
 //! sparse image files in a scratch folder.
 //!
 //! **How results come back.** The guest's first process runs a plan, a list of steps of `guest/steps.sh`, and prints a line on the serial console for each that
@@ -22,14 +22,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use crate::disk::{Disk, Faults};
 use crate::initramfs;
-use crate::machine::{Heard, Line, Machine, Parts, SOCKETS, SOCKETS_NAME};
+use crate::machine::{Heard, Line, Machine, Namespace, Parts, SOCKETS, SOCKETS_NAME};
 use crate::packages;
 use crate::programs;
 use crate::run::Result;
@@ -38,8 +37,11 @@ use crate::steps::{Expected, How, STEPS, Step};
 
 /// Size of each namespace. The image files are sparse.
 const IMAGE_BYTES: u64 = 512 << 20;
+/// Namespaces that cannot hold a volume: size, logical block, size of a zone. The block device of the second has no bytes before Linux 6.15.
+const USELESS: [(u64, u64, Option<u64>); 3] =
+    [(IMAGE_BYTES, 4096, Some(16 << 20)), (IMAGE_BYTES, 16384, None), (1 << 20, 512, None)];
 /// How long a machine may take until its first step.
-const BOOT: Duration = Duration::from_secs(120);
+const BOOT: Duration = Duration::from_secs(300);
 /// For how long a load is recorded.
 const RECORDED_MS: u64 = 5000;
 
@@ -99,7 +101,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     scratch::sweep(&cache, "run");
     scratch::sweep(Path::new(SOCKETS), SOCKETS_NAME);
     let scratch = scratch::folder(&cache, "run")?;
-    let programs = programs::build(&target)?;
+    let programs = programs::build(&target, &steps)?;
     let files = programs::job_files(&programs[0].path, scratch.path())?;
     let initramfs = scratch.path().join("initramfs");
     fs::write(&initramfs, initramfs::pack(&kernel, &programs, &files, scratch.path())?).map_err(text)?;
@@ -133,7 +135,7 @@ impl Bench {
             let begun = Instant::now();
             let result = match step.how {
                 How::Guest(_) => continue,
-                How::Cut { block_bytes, disk } => self.cut(step, block_bytes, disk),
+                How::Cut { block_bytes, node, disk } => self.cut(step, block_bytes, node, disk),
                 How::Points { mode, disk } => self.points(step, mode, disk),
             };
             failed += usize::from(result.is_err());
@@ -144,10 +146,13 @@ impl Bench {
 
     /// Runs all steps of the guest in one machine.
     fn in_guest(&self, steps: &[&Step]) -> Result<usize> {
-        let mut disks = Vec::new();
-        for block_bytes in [512, 4096] {
-            let image = self.image(&format!("image{block_bytes}"))?;
-            disks.push(Arc::new(Disk::open(&image, block_bytes, self.seed, Faults::default()).map_err(text)?));
+        let mut namespaces = Vec::new();
+        for (bytes, block_bytes, zone_bytes) in
+            [(IMAGE_BYTES, 512, None), (IMAGE_BYTES, 4096, None)].into_iter().chain(USELESS)
+        {
+            let image = self.image(&format!("image{}", namespaces.len() + 1), bytes)?;
+            let disk = Disk::open(&image, block_bytes, self.seed, Faults::default()).map_err(text)?;
+            namespaces.push(Namespace { zone_bytes, ..Namespace::new(disk) });
         }
         let mut script = String::new();
         for step in steps {
@@ -155,7 +160,7 @@ impl Bench {
             script.push_str(&format!("step {} {command}\n", step.name));
         }
         let begun = Instant::now();
-        let mut machine = Machine::boot(&self.parts, &disks, &script, false, &self.scratch.join("guest.console"))?;
+        let mut machine = Machine::boot(&self.parts, &namespaces, &script, false, &self.scratch.join("guest.console"))?;
         let (mut limit, mut passed, mut told) = (begun + BOOT, 0, Vec::new());
         let why = loop {
             match machine.hear(limit) {
@@ -188,15 +193,15 @@ impl Bench {
             tell(step.name, Some(&format!("{why}\n{}", machine.last_lines())), 0);
         }
         machine.kill();
-        for disk in disks {
+        for Namespace { disk, .. } in namespaces.iter().take(2) {
             println!("disk of {} bytes a block: {:?}", disk.block_bytes(), disk.counters());
         }
         Ok(steps.len() - passed)
     }
 
     /// Has `siltstone-torture` cut the power of workers in machines.
-    fn cut(&self, step: &Step, block_bytes: u64, disk: Expected) -> Result<()> {
-        let image = self.image(step.name)?;
+    fn cut(&self, step: &Step, block_bytes: u64, node: &str, disk: Expected) -> Result<()> {
+        let image = self.image(step.name, IMAGE_BYTES)?;
         let xtask = std::env::current_exe().map_err(text)?;
         let losses = self.scratch.join(format!("{}.losses", step.name));
         let mut machine = vec![
@@ -207,12 +212,12 @@ impl Bench {
             format!("--image={}", image.display()),
             format!("--losses={}", losses.display()),
             format!("--block-bytes={block_bytes}"),
-            "--device=/dev/nvme0n1".into(),
+            format!("--device={node}"),
             format!("--log={}", self.scratch.join(format!("{}.console", step.name)).display()),
         ];
         machine.extend((disk == Expected::Deaf).then(|| "--deaf".into()));
         let mut command = Command::new(&self.torture);
-        command.args(["cut", "--device", "/dev/nvme0n1", "--machine", &machine.join("\n")]);
+        command.args(["cut", "--device", node, "--machine", &machine.join("\n")]);
         command.args(["--capacity-bytes", &IMAGE_BYTES.to_string()]);
         command.args(["--cuts", &self.cuts.to_string(), "--seed", &self.seed.to_string()]);
         command.args(["--seconds", &step.seconds_max.to_string()]);
@@ -238,10 +243,11 @@ impl Bench {
 
     /// Has a load recorded by dm-log-writes, and judged at points of the log.
     fn points(&self, step: &Step, mode: &str, expected: Expected) -> Result<()> {
-        let (mut disks, mut images) = (Vec::new(), Vec::new());
+        let (mut namespaces, mut images) = (Vec::new(), Vec::new());
         for block_bytes in [512, 4096] {
-            let image = self.image(&format!("{}{block_bytes}", step.name))?;
-            disks.push(Arc::new(Disk::open(&image, block_bytes, self.seed, Faults::default()).map_err(text)?));
+            let image = self.image(&format!("{}{block_bytes}", step.name), IMAGE_BYTES)?;
+            namespaces
+                .push(Namespace::new(Disk::open(&image, block_bytes, self.seed, Faults::default()).map_err(text)?));
             images.push(image);
         }
         let options =
@@ -249,7 +255,7 @@ impl Bench {
         let load = format!("--milliseconds={RECORDED_MS}");
         let script = format!("step record record /dev/nvme0n2 /dev/nvme0n1 {} {load}\n", options.join(" "));
         let console = self.scratch.join(format!("{}.console", step.name));
-        let mut machine = Machine::boot(&self.parts, &disks, &script, true, &console)?;
+        let mut machine = Machine::boot(&self.parts, &namespaces, &script, true, &console)?;
         let mut port = machine.port.take().ok_or("the machine has no port")?;
         let messages = self.scratch.join(format!("{}.messages", step.name));
         let mut file = fs::File::create(&messages).map_err(text)?;
@@ -279,9 +285,9 @@ impl Bench {
         }
     }
 
-    fn image(&self, name: &str) -> Result<PathBuf> {
+    fn image(&self, name: &str, bytes: u64) -> Result<PathBuf> {
         let path = self.scratch.join(name);
-        fs::File::create(&path).and_then(|file| file.set_len(IMAGE_BYTES)).map_err(text)?;
+        fs::File::create(&path).and_then(|file| file.set_len(bytes)).map_err(text)?;
         Ok(path)
     }
 }

@@ -40,6 +40,19 @@ pub(crate) struct Parts {
     pub(crate) initramfs: PathBuf,
 }
 
+/// A namespace of the machine's controller.
+pub(crate) struct Namespace {
+    pub(crate) disk: Arc<Disk>,
+    /// It has zones of so many bytes, each to be written in order.
+    pub(crate) zone_bytes: Option<u64>,
+}
+
+impl Namespace {
+    pub(crate) fn new(disk: Disk) -> Namespace {
+        Namespace { disk: Arc::new(disk), zone_bytes: None }
+    }
+}
+
 /// A line of the guest's console.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
@@ -105,7 +118,7 @@ impl Machine {
     /// Boots a machine that runs this script of steps. `log` gets its console.
     pub(crate) fn boot(
         parts: &Parts,
-        disks: &[Arc<Disk>],
+        namespaces: &[Namespace],
         script: &str,
         with_port: bool,
         log: &Path,
@@ -133,13 +146,12 @@ impl Machine {
         command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot", "-serial", "stdio"]);
         command.arg("-kernel").arg(&parts.kernel).arg("-initrd").arg(&initramfs);
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", sockets.path().join(MONITOR).display()));
-        let namespaces = disks.len();
         // What the kernel does not know is the environment of init.
         command
             .arg("-append")
-            .arg(format!("console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off NAMESPACES={namespaces}"));
+            .arg(format!("console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off NAMESPACES={}", namespaces.len()));
         command.arg("-device").arg(format!("nvme,id=nvme0,serial=siltstone,max_ioqpairs={QUEUES}"));
-        for (index, disk) in disks.iter().enumerate() {
+        for (index, Namespace { disk, zone_bytes }) in namespaces.iter().enumerate() {
             let socket = sockets.path().join(format!("disk{index}"));
             let listener = UnixListener::bind(&socket).map_err(text)?;
             disk.attach(&queues, index as u32 + 1);
@@ -156,8 +168,9 @@ impl Machine {
             );
             let block = disk.block_bytes();
             let (nsid, sizes) = (index + 1, format!("logical_block_size={block},physical_block_size={block}"));
+            let zones = zone_bytes.map(|bytes| format!(",zoned=true,zoned.zone_size={bytes}")).unwrap_or_default();
             command.arg("-blockdev").arg(node);
-            command.arg("-device").arg(format!("nvme-ns,drive=disk{index},bus=nvme0,nsid={nsid},{sizes}"));
+            command.arg("-device").arg(format!("nvme-ns,drive=disk{index},bus=nvme0,nsid={nsid},{sizes}{zones}"));
         }
         let mut listener = None;
         if with_port {

@@ -7,15 +7,19 @@ use std::process::{Command, Stdio};
 
 use crate::initramfs::Program;
 use crate::run::{Result, output, run};
+use crate::steps::Step;
 
-/// Test programs of the workspace that guests run: the package, and the file of its `tests` folder.
-const TESTS: [(&str, &str); 3] =
-    [("siltstone-io", "conformance"), ("siltstone-io", "block_devices"), ("siltstone-tests", "model")];
+/// Test programs of the workspace that guests run: the package, the file of its `tests` folder, and the step that runs it.
+const TESTS: [(&str, &str, &str); 3] = [
+    ("siltstone-io", "conformance", "conformance"),
+    ("siltstone-io", "block_devices", "devices"),
+    ("siltstone-tests", "model", "devices"),
+];
 /// Rows of the flights that the job reads in a guest.
 const ROWS: usize = 40_000;
 
-/// Builds what is tested: the command, the torture suite, test programs.
-pub(crate) fn build(target: &Path) -> Result<Vec<Program>> {
+/// Builds what is tested: the command, the torture suite, and the test programs of these steps.
+pub(crate) fn build(target: &Path, steps: &[&Step]) -> Result<Vec<Program>> {
     let mut programs = Vec::new();
     // One after the other: the features of the second would be the first's too.
     for (package, name) in [("siltstone-cli", "siltstone"), ("siltstone-tests", "siltstone-torture")] {
@@ -26,7 +30,7 @@ pub(crate) fn build(target: &Path) -> Result<Vec<Program>> {
         }
         programs.push(Program { path: target.join("release").join(name), name: name.into() });
     }
-    for (package, name) in TESTS {
+    for (package, name, _) in TESTS.iter().filter(|(_, _, user)| steps.iter().any(|step| step.name == *user)) {
         let mut command = cargo();
         command.args([
             "test",
@@ -39,7 +43,7 @@ pub(crate) fn build(target: &Path) -> Result<Vec<Program>> {
             "--test",
             name,
         ]);
-        if package == "siltstone-io" {
+        if *package == "siltstone-io" {
             command.args(["--features", "testing"]);
         }
         let messages = output(&mut command)?;
@@ -47,7 +51,7 @@ pub(crate) fn build(target: &Path) -> Result<Vec<Program>> {
             .lines()
             .find_map(|message| executable(message, name))
             .ok_or_else(|| format!("cargo test -p {package} makes no {name}"))?;
-        programs.push(Program { path: path.into(), name: name.into() });
+        programs.push(Program { path: path.into(), name: (*name).into() });
     }
     Ok(programs)
 }
@@ -95,6 +99,14 @@ fn text(error: std::io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::steps::STEPS;
+
+    #[test]
+    fn every_test_program_has_a_step_that_runs_it() {
+        for (_, program, user) in TESTS {
+            assert!(STEPS.iter().any(|step| step.name == user), "{program} is run by {user}");
+        }
+    }
 
     #[test]
     fn the_program_is_found_in_what_cargo_says() {

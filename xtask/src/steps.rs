@@ -16,7 +16,7 @@ pub(crate) enum How {
     /// By a command of `guest/steps.sh`, in the machine that all such steps share.
     Guest(&'static str),
     /// By `siltstone-torture cut`, with a machine for each life of a worker.
-    Cut { block_bytes: u64, disk: Expected },
+    Cut { block_bytes: u64, node: &'static str, disk: Expected },
     /// By `siltstone-torture record` on a device of dm-log-writes in the guest, and `judge` on the host.
     Points { mode: &'static str, disk: Expected },
 }
@@ -30,8 +30,12 @@ pub(crate) enum Expected {
     Deaf,
 }
 
+/// The nodes of the one namespace of a machine for a worker.
+const BLOCK: &str = "/dev/nvme0n1";
+const CHARACTER: &str = "/dev/ng0n1";
+
 /// All steps, in their order.
-pub(crate) const STEPS: [Step; 26] = [
+pub(crate) const STEPS: [Step; 32] = [
     Step {
         name: "namespaces",
         about: "namespaces with LBAs of 512 and 4096 bytes, block and passthrough nodes, several queues, two polled",
@@ -126,7 +130,7 @@ pub(crate) const STEPS: [Step; 26] = [
         name: "devices",
         about: "io's device tests and the model test on all namespaces, through the block layer and past it",
         how: How::Guest("devices_model"),
-        seconds_max: 600,
+        seconds_max: 1200,
     },
     Step {
         name: "foreign",
@@ -135,9 +139,27 @@ pub(crate) const STEPS: [Step; 26] = [
         seconds_max: 120,
     },
     Step {
+        name: "refused",
+        about: "namespaces with zones, with blocks that are too large, and too small: each node says what is wrong",
+        how: How::Guest("refused"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "moved",
+        about: "a volume copied from LBAs of 512 bytes to LBAs of 4096 goes on past the block layer; too small a copy is an error",
+        how: How::Guest("moved"),
+        seconds_max: 400,
+    },
+    Step {
         name: "pulled",
         about: "the controller is removed under the job: an error, and then the right outputs all the same",
         how: How::Guest("pulled /dev/nvme0n1"),
+        seconds_max: 300,
+    },
+    Step {
+        name: "pulled-ng",
+        about: "the same with the job past the block layer, on /dev/ng0n1",
+        how: How::Guest("pulled /dev/nvme0n1 /dev/ng0n1"),
         seconds_max: 300,
     },
     Step {
@@ -151,7 +173,7 @@ pub(crate) const STEPS: [Step; 26] = [
         name: "unplugged",
         about: "the controller is pulled by the host under the job: an error that names the device",
         how: How::Guest("unplugged /dev/nvme0n1"),
-        seconds_max: 120,
+        seconds_max: 300,
     },
     Step {
         name: "points-sync",
@@ -174,19 +196,37 @@ pub(crate) const STEPS: [Step; 26] = [
     Step {
         name: "cut-512",
         about: "power failures under load and in recovery on /dev/nvme0n1: verify, and the oracle of acknowledged writes",
-        how: How::Cut { block_bytes: 512, disk: Expected::Honest },
+        how: How::Cut { block_bytes: 512, node: BLOCK, disk: Expected::Honest },
         seconds_max: 900,
     },
     Step {
         name: "cut-4096",
         about: "the same with LBAs of 4096 bytes",
-        how: How::Cut { block_bytes: 4096, disk: Expected::Honest },
+        how: How::Cut { block_bytes: 4096, node: BLOCK, disk: Expected::Honest },
         seconds_max: 900,
+    },
+    Step {
+        name: "cut-ng-512",
+        about: "the same past the block layer, with LBAs of 512 bytes",
+        how: How::Cut { block_bytes: 512, node: CHARACTER, disk: Expected::Honest },
+        seconds_max: 900,
+    },
+    Step {
+        name: "cut-ng-4096",
+        about: "the same with LBAs of 4096 bytes",
+        how: How::Cut { block_bytes: 4096, node: CHARACTER, disk: Expected::Honest },
+        seconds_max: 900,
+    },
+    Step {
+        name: "cut-ng-deaf",
+        about: "past the block layer a disk that does not flush is found to lose writes: the harness sees",
+        how: How::Cut { block_bytes: 4096, node: CHARACTER, disk: Expected::Deaf },
+        seconds_max: 600,
     },
     Step {
         name: "cut-deaf",
         about: "a disk that does not flush is found to lose writes: the harness sees",
-        how: How::Cut { block_bytes: 512, disk: Expected::Deaf },
+        how: How::Cut { block_bytes: 512, node: BLOCK, disk: Expected::Deaf },
         seconds_max: 600,
     },
 ];

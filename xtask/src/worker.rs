@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::disk::{Disk, Faults};
-use crate::machine::{Heard, Line, Machine, Parts};
+use crate::machine::{Heard, Line, Machine, Namespace, Parts};
 use crate::run::Result;
 
 /// How often it is looked at whether anything has happened.
@@ -77,12 +77,13 @@ pub(crate) struct WorkerArgs {
 pub(crate) fn run(args: &WorkerArgs) -> Result<()> {
     let faults = Faults { deaf: args.deaf, freeze_at_write: args.cut_at_write };
     let disk = Disk::open(&args.image, args.block_bytes, args.seed, faults);
-    let disk = Arc::new(disk.map_err(|error| format!("{}: {error}", args.image.display()))?);
+    let namespace = Namespace::new(disk.map_err(|error| format!("{}: {error}", args.image.display()))?);
+    let disk = Arc::clone(&namespace.disk);
     let parts = Parts { kernel: args.kernel.clone(), initramfs: args.initramfs.clone() };
     let device = &args.device;
     let verified = if args.verify { format!("verified {device} ") } else { String::new() };
     let script = format!("step worker {verified}worker {device} {}\n", args.worker.join(" "));
-    let mut machine = Machine::boot(&parts, std::slice::from_ref(&disk), &script, true, &args.log)?;
+    let mut machine = Machine::boot(&parts, &[namespace], &script, true, &args.log)?;
     let port = machine.port.take().ok_or("the machine has no port")?;
     let wanted_end = Arc::new(AtomicBool::new(false));
     let told = Arc::new(AtomicU64::new(0));

@@ -129,7 +129,9 @@ fn format_makes_a_volume_that_the_job_runs_in_and_destroys_one_only_by_force() {
     fs::write(place.path("flights.csv"), first_flights(2_000)).unwrap();
     assert_success(&place.run(["--input", place.path("flights.csv").to_str().unwrap()]));
     let info = text(&on_store(&place, "info", &[]).stdout);
-    for part in ["64 key groups", "a file; logical blocks of", "discards as holes", "\"flights-finished\""] {
+    for part in
+        ["64 key groups", "a file; logical blocks of", "discards as holes", "no write streams", "\"flights-finished\""]
+    {
         assert!(info.contains(part), "no {part} in:\n{info}");
     }
 

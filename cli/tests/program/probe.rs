@@ -41,6 +41,44 @@ fn a_volume_keeps_its_profile_and_what_it_holds() {
     assert_success(&place.command(["verify", store.to_str().unwrap()]));
 }
 
+/// What programs read: one object, and nothing else, of a volume and of what is none.
+#[test]
+fn a_report_for_programs_is_one_json_object() {
+    let place = Place::new();
+    let store = place.path("store");
+    assert_success(&place.command(["format", store.to_str().unwrap(), "--size", "64M"]));
+    fs::write(place.path("letter.txt"), "not a volume\n".repeat(1_000_000)).unwrap();
+    let report = |path: &str| -> serde_json::Value {
+        let output = probe(&place, path, &["--json"]);
+        assert_success(&output);
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let volume = report("store");
+    assert_eq!((&volume["subject"], &volume["stored"]), (&"volume".into(), &true.into()));
+    assert_eq!((&volume["only_read"], &volume["device"]["kind"]), (&serde_json::Value::Null, &"file".into()));
+    assert_eq!((&volume["device"]["write_streams"], &volume["device"]["polled"]), (&0.into(), &false.into()));
+    assert!(volume["path"].as_str().unwrap().starts_with(store.to_str().unwrap()));
+    let measurements = volume["measurements"].as_array().unwrap();
+    for access in ["fill", "read", "write", "durable_write"] {
+        let of_kind: Vec<_> = measurements.iter().filter(|measured| measured["access"] == access).collect();
+        assert!(of_kind.iter().any(|measured| measured["operations"].as_u64() > Some(0)), "{access}: {of_kind:?}");
+        for measured in of_kind {
+            let times = ["p50_us", "p90_us", "p99_us"].map(|name| measured[name].as_u64().unwrap());
+            assert!(times.is_sorted() && measured["bytes"].as_u64() >= measured["operations"].as_u64(), "{measured}");
+        }
+    }
+    assert!(measurements.iter().any(|measured| measured["beside_bytes"].as_u64() == Some(8 << 20)));
+    let info = text(&place.command(["info", store.to_str().unwrap()]).stdout);
+    let iops = format!("up to {} a second", volume["profile"]["read_iops"]);
+    assert!(info.contains(&iops), "no {iops} in:\n{info}");
+
+    let letter = report("letter.txt");
+    assert_eq!((&letter["subject"], &letter["profile"]), (&"other".into(), &serde_json::Value::Null));
+    assert!(letter["only_read"].as_str().unwrap().contains("--write"));
+    let refused = probe(&place, "letter.txt", &["--json", "--write"]);
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0));
+}
+
 #[test]
 fn a_directory_is_measured_and_left_as_it_was() {
     let place = Place::new();

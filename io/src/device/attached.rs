@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::path::Path;
 
-use super::{Geometry, Kind, SharedDevice};
+use super::{Geometry, Kind, Placement, SharedDevice};
 use crate::executor::Core;
 use crate::executor::Driver;
 use crate::ring::FileSlot;
@@ -31,6 +31,8 @@ pub(crate) enum Target {
         block_shift: u32,
         /// Commands may use registered buffers.
         registered_buffers: bool,
+        /// What the writes of each placement carry, where the device separates them.
+        placement_identifiers: [Option<u16>; Placement::ALL.len()],
     },
     Simulated(SimAttachment),
 }
@@ -51,6 +53,7 @@ impl Attached {
                 namespace: namespace.id,
                 block_shift: namespace.block_shift,
                 registered_buffers: namespace.registered_buffers,
+                placement_identifiers: namespace.placement_identifiers,
             },
             (Kind::Simulated(disk), Driver::Simulated(_)) => Target::Simulated(disk.attach()),
             (Kind::File(_) | Kind::Nvme(_), Driver::Simulated(_)) => {
@@ -76,6 +79,11 @@ impl Attached {
 
     pub(crate) fn path(&self) -> &Path {
         self.shared.path()
+    }
+
+    /// Whether it is a block device that was taken away.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(&self.shared.0.kind, Kind::File(file) if file.is_gone())
     }
 
     /// An allocation up to here has completed.

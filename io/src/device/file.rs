@@ -55,6 +55,12 @@ impl OpenFile {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Whether it is a block device that was taken away: nothing is left of it then.
+    pub(crate) fn is_gone(&self) -> bool {
+        let is_block_device = self.file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
+        is_block_device && (&*self.file).seek(SeekFrom::End(0)).is_ok_and(|bytes| bytes == 0)
+    }
 }
 
 /// Whether it is a block device. Anything but that, a file, and nothing yet, is refused.
@@ -175,9 +181,7 @@ fn probe_geometry(file: &File, path: &Path, direct: bool) -> Result<Geometry, Io
             true => Discard::Hole,
         },
         host_aware_zones: is_block_device && queue.zones() == Zones::HostAware,
-        placement_handles: queue
-            .number("max_write_streams")
-            .map_or(0, |streams| streams.min(u64::from(u16::MAX)) as u16),
+        placement_handles: if is_block_device { queue.write_streams() } else { 0 },
     })
 }
 

@@ -1,5 +1,7 @@
 //! What a device reports about itself.
 
+use super::Placement;
+
 /// What kind of device it is, and so how it is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -60,7 +62,7 @@ pub struct Geometry {
     pub discard: Discard,
     /// It has zones, though it can be written anywhere.
     pub host_aware_zones: bool,
-    /// How many streams of different lifetime the device separates; 0 where it has no such thing.
+    /// How many streams of different lifetime the device separates; 0 where it has no such thing. NVMe: reclaim unit handles.
     pub placement_handles: u16,
 }
 
@@ -69,5 +71,34 @@ impl Geometry {
     /// that has no volatile cache.
     pub fn writes_are_durable(&self) -> bool {
         matches!(self.kind, DeviceKind::Block | DeviceKind::NvmePassthrough) && self.direct && !self.volatile_cache
+    }
+
+    /// In how many streams writes come, by their [`Placement`]; 0 where the device does not separate them.
+    pub fn write_streams(&self) -> u16 {
+        let last = Placement::ALL.into_iter().filter_map(|placement| placement.stream(self.placement_handles)).max();
+        last.map_or(0, |last| last + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lives_longest_has_a_stream_of_its_own_first() {
+        let streams = |count| Placement::ALL.map(|placement| placement.stream(count));
+        assert_eq!(streams(0), [None; 4]);
+        assert_eq!(streams(1), [None; 4]);
+        assert_eq!(streams(2), [Some(0), Some(0), Some(0), Some(1)]);
+        assert_eq!(streams(3), [Some(0), Some(0), Some(1), Some(2)]);
+        for count in [4, 5, 128, u16::MAX] {
+            assert_eq!(streams(count), [Some(0), Some(1), Some(2), Some(3)]);
+        }
+        for count in 0..10 {
+            for (placement, stream) in Placement::ALL.into_iter().zip(streams(count)) {
+                assert_eq!(Placement::ALL[placement as usize], placement);
+                assert!(stream.is_none_or(|stream| stream < count));
+            }
+        }
     }
 }

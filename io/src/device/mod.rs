@@ -64,7 +64,8 @@ pub enum WriteDurability {
     Durable,
 }
 
-/// How long what is written is expected to live: a hint for devices that separate data by it. Files have no use for it.
+/// How long what is written is expected to live: a hint for devices that separate data by it ([`Geometry::write_streams`]). Files have no use
+/// for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// Superblock, roots and manifest.
@@ -80,6 +81,18 @@ pub enum Placement {
 impl Placement {
     /// All of them; each at the index that it is as a number.
     pub const ALL: [Placement; 4] = [Placement::Metadata, Placement::Wal, Placement::Level0, Placement::Deep];
+
+    /// Which of so many streams it goes to, counted from 0. What lives longest is the first to have one of its own. `None` where there is
+    /// nothing to separate.
+    pub(crate) fn stream(self, streams: u16) -> Option<u16> {
+        let by_placement = match streams {
+            0 | 1 => return None,
+            2 => [0, 0, 0, 1],
+            3 => [0, 0, 1, 2],
+            _ => [0, 1, 2, 3],
+        };
+        Some(by_placement[self as usize])
+    }
 }
 
 /// An open device, to be shared by executors.
@@ -320,5 +333,46 @@ impl Device {
         let block = u64::from(self.geometry().logical_block_bytes);
         let aligned = offset.is_multiple_of(block) && len.is_multiple_of(block);
         assert!(aligned, "offset {offset} and length {len} must be multiples of the logical block, {block} bytes");
+    }
+}
+
+#[cfg(all(test, feature = "testing", not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::ring::probe;
+    use crate::testing::places::{LoopDevice, or_skipped};
+    use crate::{Backend, Executor, ExecutorConfig};
+
+    /// A loop device has no streams. Of one that claims to have some, the kernel refuses writes to them: so it has found the stream in them.
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no io_uring")]
+    fn writes_to_a_block_device_carry_their_stream_where_it_has_any() {
+        if !probe::kernel_is_at_least(6, 16) {
+            return eprintln!("skipped: write streams need Linux 6.16");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        let Some(place) = or_skipped(LoopDevice::new(&image, 1 << 20, Some(512))) else { return };
+        for (handles, streams) in [(0, 0), (1, 0), (2, 2), (3, 3), (200, 4)] {
+            let opened = choose::open(place.path(), OpenMode::ReadWrite, DeviceRequest::default());
+            let (kind, geometry) = opened.unwrap();
+            assert_eq!(geometry.placement_handles, 0);
+            let shared = SharedDevice::opened((kind, Geometry { placement_handles: handles, ..geometry }));
+            assert_eq!(shared.geometry().write_streams(), streams);
+            let mut executor = Executor::new(ExecutorConfig::default(), Backend::Ring).unwrap();
+            let device = executor.handle().attach(&shared).unwrap();
+            let pool = executor.handle().buffer_pool(4096, 4);
+            executor.block_on(async {
+                for placement in Placement::ALL {
+                    for buffer in [Buffer::heap(4096), pool.take().unwrap()] {
+                        let (written, buffer) =
+                            device.write(0, buffer, 0..4096, WriteDurability::Cached, placement).await;
+                        let errno = written.err().map(|error| error.errno);
+                        assert_eq!(errno, (streams > 0).then_some(libc::EINVAL), "{placement:?} of {handles} handles");
+                        device.read(0, buffer, 4096).await.0.unwrap();
+                    }
+                }
+            });
+        }
     }
 }

@@ -6,8 +6,10 @@
 use std::path::PathBuf;
 
 /// Of one block device; a partition's is its disk's.
+#[derive(Clone)]
 pub(crate) struct Queue {
     folder: PathBuf,
+    is_partition: bool,
 }
 
 /// How a device lets itself be written.
@@ -25,7 +27,8 @@ impl Queue {
     pub(crate) fn of(device: u64) -> Queue {
         let folder = PathBuf::from(format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device)));
         let own = folder.join("queue");
-        Queue { folder: if own.is_dir() { own } else { folder.join("../queue") } }
+        let is_partition = folder.join("partition").exists();
+        Queue { folder: if own.is_dir() { own } else { folder.join("../queue") }, is_partition }
     }
 
     /// A number that is not zero.
@@ -36,6 +39,13 @@ impl Queue {
     /// Whether writes may be lost that were not flushed; yes, where nobody tells.
     pub(crate) fn has_volatile_cache(&self) -> bool {
         self.text("write_cache").is_none_or(|mode| mode != "write through")
+    }
+
+    /// How many streams of writes it tells apart (Linux 6.16); a partition has none of its disk's.
+    pub(crate) fn write_streams(&self) -> u16 {
+        let streams = self.number("max_write_streams").filter(|_| !self.is_partition);
+        // A stream is numbered by a byte.
+        streams.map_or(0, |streams| streams.min(u64::from(u8::MAX)) as u16)
     }
 
     pub(crate) fn zones(&self) -> Zones {
@@ -62,7 +72,7 @@ mod tests {
         for (name, text) in files {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
-        let queue = Queue { folder: folder.path().to_owned() };
+        let queue = Queue { folder: folder.path().to_owned(), is_partition: false };
         (folder, queue)
     }
 
@@ -73,7 +83,10 @@ mod tests {
             ("zoned", "host-managed\n"),
             ("max_sectors_kb", "128\n"),
             ("discard_max_bytes", "0\n"),
+            ("max_write_streams", "8\n"),
         ]);
+        assert_eq!(queue.write_streams(), 8);
+        assert_eq!(Queue { is_partition: true, ..queue.clone() }.write_streams(), 0);
         assert!(!queue.has_volatile_cache());
         assert_eq!(queue.zones(), Zones::HostManaged);
         assert_eq!((queue.number("max_sectors_kb"), queue.number("discard_max_bytes")), (Some(128), None));
@@ -85,5 +98,6 @@ mod tests {
         assert!(queue.has_volatile_cache());
         assert_eq!(queue.zones(), Zones::None);
         assert_eq!(queue.number("logical_block_size"), None);
+        assert_eq!(queue.write_streams(), 0);
     }
 }

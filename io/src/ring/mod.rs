@@ -36,7 +36,7 @@ use self::polled::PolledRing;
 use self::tables::{BufferTable, FileTable};
 use self::uring::Uring;
 use crate::buffer::BufferPool;
-use crate::device::{Discard, Target, nvme};
+use crate::device::{Discard, Geometry, Placement, Target, nvme};
 use crate::executor::{ExecutorConfig, Remote, Transfer};
 use crate::{IoError, OpKind};
 
@@ -55,7 +55,7 @@ const BLOCK_URING_CMD_DISCARD: u32 = 0x1200;
 /// Encodes an operation for a target, a descriptor or a registered one: types that have no common public trait.
 macro_rules! encode {
     ($ring:expr, $target:expr, $transfer:expr) => {{
-        let Transfer { kind, device, buffer, offset, len, durable, .. } = $transfer;
+        let Transfer { kind, device, buffer, offset, len, durable, placement } = $transfer;
         let bytes = len as u32;
         match (kind, buffer) {
             (OpKind::Read, Some((buffer, start))) => {
@@ -70,11 +70,18 @@ macro_rules! encode {
                 let index = $ring.registered(buffer);
                 let address = buffer[start..start + len as usize].as_mut_ptr().cast_const();
                 let flags = if durable && !device.geometry().writes_are_durable() { libc::RWF_DSYNC } else { 0 };
+                let stream = write_stream(device.geometry(), placement);
                 match index {
-                    Some(index) => {
-                        opcode::WriteFixed::new($target, address, bytes, index).offset(offset).rw_flags(flags).build()
-                    }
-                    None => opcode::Write::new($target, address, bytes).offset(offset).rw_flags(flags as _).build(),
+                    Some(index) => opcode::WriteFixed::new($target, address, bytes, index)
+                        .offset(offset)
+                        .rw_flags(flags)
+                        .write_stream(stream)
+                        .build(),
+                    None => opcode::Write::new($target, address, bytes)
+                        .offset(offset)
+                        .rw_flags(flags as _)
+                        .write_stream(stream)
+                        .build(),
                 }
             }
             (OpKind::Flush, None) => opcode::Fsync::new($target).flags(types::FsyncFlags::DATASYNC).build(),
@@ -110,6 +117,13 @@ macro_rules! each_ring {
             }
         }
     };
+}
+
+/// The kernel's number of the stream that a write goes to: 0 is none.
+#[inline]
+fn write_stream(geometry: &Geometry, placement: Option<Placement>) -> u8 {
+    let stream = placement.and_then(|placement| placement.stream(geometry.placement_handles));
+    stream.map_or(0, |stream| stream as u8 + 1)
 }
 
 /// Whether a device has no use for an operation.
@@ -246,8 +260,10 @@ impl Ring {
     }
 
     fn encode_nvme(&mut self, key: u64, transfer: Transfer<'_>, polled: bool) -> squeue::Entry128 {
-        let Transfer { kind, device, buffer, offset, len, durable, .. } = transfer;
-        let Target::Nvme { fd, slot, namespace, block_shift, registered_buffers } = device.target() else {
+        let Transfer { kind, device, buffer, offset, len, durable, placement } = transfer;
+        let Target::Nvme { fd, slot, namespace, block_shift, registered_buffers, placement_identifiers } =
+            device.target()
+        else {
             unreachable!("the target is an NVMe namespace");
         };
         let (start, blocks) = (offset >> block_shift, (len >> block_shift) as u32);
@@ -258,7 +274,11 @@ impl Ring {
                 let address = buffer[from..from + len as usize].as_mut_ptr() as u64;
                 let command = match kind {
                     OpKind::Read => nvme::Command::read(*namespace, start, blocks, address, len as u32),
-                    _ => nvme::Command::write(*namespace, start, blocks, address, len as u32, fua),
+                    _ => {
+                        let write = nvme::Command::write(*namespace, start, blocks, address, len as u32, fua);
+                        let identifier = placement.and_then(|placement| placement_identifiers[placement as usize]);
+                        identifier.map_or(write, |identifier| write.placed(identifier))
+                    }
                 };
                 (command, index)
             }

@@ -71,8 +71,14 @@ impl Place {
 
     /// A device that is there, whatever is on it.
     pub(crate) fn named(path: PathBuf) -> Place {
-        siltstone::format(&Options::at(&path), 0, true).expect("the device can be formatted");
         Place::Device(BlockDevice::Named(path))
+    }
+
+    /// What is on a device that was there before gives way to an empty volume, as these options have it.
+    fn clear(&self, options: &Options) {
+        if let Place::Device(BlockDevice::Named(_)) = self {
+            siltstone::format(options, 0, true).expect("the device can be formatted");
+        }
     }
 
     pub(crate) fn takes_operators(&self) -> bool {
@@ -172,6 +178,7 @@ impl World {
         let options = SPACES.iter().fold(world.options(), |options, (name, partition, bits, ttl_ms)| {
             options.keyspace(*name, space_options(*partition, *bits, *ttl_ms))
         });
+        world.place.clear(&options);
         world.open(options);
         world
     }

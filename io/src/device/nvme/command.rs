@@ -8,8 +8,14 @@ const OPCODE_WRITE: u8 = 0x01;
 const OPCODE_READ: u8 = 0x02;
 const OPCODE_IDENTIFY: u8 = 0x06;
 const OPCODE_DATASET_MANAGEMENT: u8 = 0x09;
+const OPCODE_IO_MANAGEMENT_RECEIVE: u8 = 0x12;
 /// Force unit access: the write is on stable storage when it completes.
 const FUA: u32 = 1 << 30;
+/// The directive's specific (DSPEC, in the upper half of the next word) is a placement identifier.
+const DIRECTIVE_PLACEMENT: u32 = 2 << 20;
+const DIRECTIVE_SPECIFIC_SHIFT: u32 = 16;
+/// What I/O management receive is to give.
+const RECLAIM_UNIT_HANDLE_STATUS: u32 = 1;
 /// The range may be deallocated.
 const DEALLOCATE: u32 = 1 << 2;
 
@@ -70,6 +76,13 @@ impl Command {
         command
     }
 
+    /// The same write to the reclaim unit that this identifier names.
+    pub(crate) fn placed(mut self, identifier: u16) -> Command {
+        self.cdw12 |= DIRECTIVE_PLACEMENT;
+        self.cdw13 |= u32::from(identifier) << DIRECTIVE_SPECIFIC_SHIFT;
+        self
+    }
+
     fn transfer(opcode: u8, namespace: u32, start: u64, blocks: u32, address: u64, bytes: u32) -> Command {
         assert!((1..=1 << 16).contains(&blocks), "a transfer of {blocks} blocks");
         Command {
@@ -112,6 +125,20 @@ impl Command {
             address,
             data_bytes: bytes,
             cdw10: structure,
+            ..Command::default()
+        }
+    }
+
+    /// Asks for the status of the reclaim unit handles, to the address. A command of an I/O queue.
+    pub(super) fn reclaim_unit_status(namespace: u32, address: u64, bytes: u32) -> Command {
+        Command {
+            opcode: OPCODE_IO_MANAGEMENT_RECEIVE,
+            namespace,
+            address,
+            data_bytes: bytes,
+            cdw10: RECLAIM_UNIT_HANDLE_STATUS,
+            // Words, counted from 0.
+            cdw11: bytes / 4 - 1,
             ..Command::default()
         }
     }
@@ -162,6 +189,13 @@ mod tests {
         assert_eq!(bytes[48..52], (15u32 | 1 << 30).to_ne_bytes());
         assert!(bytes[52..].iter().all(|byte| *byte == 0));
         assert_eq!(Command::read(7, 0, 1, 0, 512).bytes()[48..52], [0; 4], "one block is none after the first");
+        let placed = Command::write(7, 0, 16, 0xabcd, 8192, true).placed(0x8003).bytes();
+        assert_eq!(placed[48..52], (15u32 | 2 << 20 | 1 << 30).to_ne_bytes(), "the directive's type beside FUA");
+        assert_eq!(placed[52..56], 0x8003_0000_u32.to_ne_bytes());
+        assert_eq!(placed[..48], Command::write(7, 0, 16, 0xabcd, 8192, false).bytes()[..48]);
+        let status = Command::reclaim_unit_status(7, 0x1000, 4096).bytes();
+        assert_eq!((status[0], status[4], status[36..40] == 4096u32.to_ne_bytes()), (0x12, 7, true));
+        assert_eq!((&status[40..44], &status[44..48]), (&1u32.to_ne_bytes()[..], &1023u32.to_ne_bytes()[..]));
         let range = Command::deallocate(7, 0x1000).bytes();
         assert_eq!(
             (range[0], &range[36..40], &range[44..48]),

@@ -16,6 +16,9 @@ const IDENTIFY_BYTES: usize = 4096;
 /// The least page of a controller, in units of which it gives its largest transfer.
 const CONTROLLER_PAGE_BYTES: u64 = 4096;
 
+/// Powers of two of logical blocks. A larger one cannot hold a superblock's copy by itself.
+const BLOCK_SHIFTS: std::ops::RangeInclusive<u32> = 9..=12;
+
 /// What is identified.
 #[derive(Clone, Copy)]
 enum Structure {
@@ -44,6 +47,8 @@ pub(super) struct ControllerData {
     pub(super) transfer_bytes_max: u32,
     pub(super) volatile_cache: bool,
     pub(super) dataset_management: bool,
+    /// It knows flexible data placement, which may be disabled.
+    pub(super) placement: bool,
     /// What it writes atomically when power fails, in blocks.
     pub(super) atomic_write_blocks: u32,
 }
@@ -83,8 +88,9 @@ fn parse_namespace(data: &[u8]) -> Result<NamespaceData, String> {
     // Four bits, and two more where there are more than 16 formats.
     let format = usize::from(data[26] & 0xf | (data[26] >> 1 & 0x30));
     let (metadata_bytes, block_shift) = (u16_at(128 + 4 * format), u32::from(data[128 + 4 * format + 2]));
-    if !(9..=16).contains(&block_shift) {
-        return Err(format!("its logical blocks have 2^{block_shift} bytes: 512 to 65536 bytes are supported"));
+    if !BLOCK_SHIFTS.contains(&block_shift) {
+        let bytes = 1u64.checked_shl(block_shift).map_or_else(|| format!("2^{block_shift}"), |bytes| bytes.to_string());
+        return Err(format!("its logical blocks have {bytes} bytes: 512 to 4096 are supported"));
     }
     Ok(NamespaceData {
         blocks: u64_at(0),
@@ -113,6 +119,8 @@ fn parse_controller(data: &[u8]) -> ControllerData {
         transfer_bytes_max,
         volatile_cache: data[525] & 1 != 0,
         dataset_management: u16_at(520) & 1 << 2 != 0,
+        // Bit 19 of the controller's attributes.
+        placement: data[96 + 2] & 1 << 3 != 0,
         atomic_write_blocks: u32::from(u16_at(528)) + 1,
     }
 }
@@ -151,11 +159,28 @@ mod tests {
             transfer_bytes_max: 128 << 10,
             volatile_cache: true,
             dataset_management: true,
+            placement: false,
             atomic_write_blocks: 16,
         };
         assert_eq!(parse_controller(&data), expected);
+        data[96..100].copy_from_slice(&(1u32 << 19).to_le_bytes());
+        assert!(parse_controller(&data).placement);
+        data[96..100].copy_from_slice(&(!(1u32 << 19)).to_le_bytes());
+        assert!(!parse_controller(&data).placement);
         data[77] = 0;
         assert_eq!(parse_controller(&data).transfer_bytes_max, u32::MAX);
+    }
+
+    #[test]
+    fn blocks_that_are_too_large_are_refused() {
+        let mut data = [0u8; IDENTIFY_BYTES];
+        for (shift, bytes) in
+            [(0, "1"), (8, "256"), (13, "8192"), (16, "65536"), (63, "9223372036854775808"), (255, "2^255")]
+        {
+            data[128 + 2] = shift;
+            let refused = parse_namespace(&data).map(drop).unwrap_err();
+            assert_eq!(refused, format!("its logical blocks have {bytes} bytes: 512 to 4096 are supported"));
+        }
     }
 
     #[test]

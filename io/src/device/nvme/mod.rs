@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `command` | commands as the kernel takes them: `struct nvme_uring_cmd`, and `ioctl`s for those that identify |
 //! | `identify` | what controller and namespace say of themselves |
+//! | `placement` | which reclaim units writes may name |
 //! | `status` | what a command's status means, and whether it may be tried again |
 //!
 //! Commands are `IORING_OP_URING_CMD` in a ring with wide entries. A completion's result is 0, or the status that the device gave, or a negative error
@@ -21,6 +22,7 @@
 
 mod command;
 mod identify;
+mod placement;
 mod status;
 
 use std::fs::{File, OpenOptions};
@@ -31,10 +33,11 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::Flock;
 
 pub(crate) use self::command::{Command, NVME_URING_CMD_IO, Range};
+use self::placement::Identifiers;
 pub(crate) use self::status::Status;
 use super::geometry::{DeviceKind, Discard};
 use super::queue::{Queue, Zones};
-use super::{Geometry, OpenMode, file};
+use super::{Geometry, OpenMode, Placement, file};
 use crate::ring::probe;
 use crate::{IoError, OpKind};
 
@@ -56,6 +59,8 @@ pub(crate) struct Namespace {
     pub(crate) block_shift: u32,
     /// Commands may use registered buffers.
     pub(crate) registered_buffers: bool,
+    /// What the writes of each placement carry, where the device separates them.
+    pub(crate) placement_identifiers: [Option<u16>; Placement::ALL.len()],
 }
 
 /// Whether a path is such a device.
@@ -104,6 +109,13 @@ impl Namespace {
         if queue.as_ref().is_some_and(|queue| queue.zones() == Zones::HostManaged) || is_zoned(device) {
             return Err(refused(file::ZONED.into()));
         }
+        let identifiers = match controller.placement {
+            true => Identifiers::ask(&file, id).unwrap_or_else(|why| {
+                tracing::info!(path = %path.display(), why, "the controller knows placement, but it is not to be had: writes are not separated");
+                Identifiers::default()
+            }),
+            false => Identifiers::default(),
+        };
         let block_bytes = 1u32 << namespace.block_shift;
         let number = |name| queue.as_ref().and_then(|queue| queue.number(name));
         let kernel_max = [
@@ -140,11 +152,14 @@ impl Namespace {
             polled: false,
             discard: if controller.dataset_management { Discard::Command } else { Discard::None },
             host_aware_zones: false,
-            placement_handles: 0,
+            placement_handles: identifiers.count(),
         };
         let registered_buffers = probe::kernel_is_at_least(REGISTERED_BUFFERS_KERNEL.0, REGISTERED_BUFFERS_KERNEL.1);
         let (path, block_shift) = (path.to_owned(), namespace.block_shift);
-        Ok((Namespace { file, path, _block: block, id, block_shift, registered_buffers }, geometry))
+        let placement_identifiers = identifiers.by_placement();
+        let namespace =
+            Namespace { file, path, _block: block, id, block_shift, registered_buffers, placement_identifiers };
+        Ok((namespace, geometry))
     }
 
     pub(crate) fn fd(&self) -> RawFd {

@@ -39,6 +39,8 @@ impl Status {
             (0, 0x20) => (libc::EROFS, "the namespace is write protected"),
             (0, 0x21) => (libc::EIO, "interrupted"),
             (0, 0x22) => (libc::EIO, "transient transport error"),
+            (0, 0x29) => (libc::EOPNOTSUPP, "flexible data placement is disabled"),
+            (0, 0x2a) => (libc::EINVAL, "a list of placement handles is invalid"),
             (0, 0x80) => (libc::ENXIO, "behind the end of the namespace"),
             (0, 0x81) => (libc::ENOSPC, "the capacity of the namespace is exceeded"),
             (0, 0x82) => (libc::EIO, "the namespace is not ready"),

@@ -213,6 +213,13 @@ impl Op {
             errno => Some(errno.wrapping_neg()),
         };
         let path = self.device.as_ref().map(|device| device.path().to_owned()).unwrap_or_default();
+        // The kernel answers for a device that was pulled as for one that ends before the transfer: nothing is read, and there is no space.
+        let error = match error {
+            None | Some(libc::ENOSPC) if self.device.as_ref().is_some_and(|device| device.is_gone()) => {
+                Some(libc::ENODEV)
+            }
+            error => error,
+        };
         Step::PieceDone(Some(match error {
             None => {
                 let done = self.piece(index).done;

@@ -1,4 +1,6 @@
-//! `probe`: measures a device, prints a table and the profile that the engine uses.
+//! `probe`: measures a device, prints a table and the profile that the engine uses, or all of it for programs ([`json`]).
+
+mod json;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -30,6 +32,9 @@ pub(crate) struct ProbeArgs {
     /// With --write: destroy what the device holds: a filesystem, a partition table
     #[arg(long, requires = "write")]
     force: bool,
+    /// Print the report as one JSON object, when all is measured
+    #[arg(long)]
+    json: bool,
 }
 
 /// Measures and prints each figure as it comes, and the profile in the end.
@@ -43,9 +48,15 @@ pub(crate) fn probe(args: &ProbeArgs) -> Result<(), Box<dyn Error>> {
     let measuring = ProbeOptions::default().duration(duration).write(args.write).force(args.force);
     let options = args.backend.apply(Options::at(&args.path)).polled(args.polled);
     let mut table = Table::default();
-    let report = siltstone::probe(&options, &measuring, |measured| table.row(measured))?;
+    let shown = |measured: &Measurement| {
+        if !args.json {
+            table.row(measured)
+        }
+    };
+    let report = siltstone::probe(&options, &measuring, shown)?;
     // Printed or not, the measuring is done: a reader that has seen enough is no error.
-    let _ = print_report(&mut io::stdout().lock(), &report);
+    let mut out = io::stdout().lock();
+    let _ = if args.json { print_json(&mut out, &report) } else { print_report(&mut out, &report) };
     Ok(())
 }
 
@@ -98,6 +109,12 @@ impl Table {
         let moved = size::show(measured.bytes_per_s());
         writeln!(out, "{what:<34} {:>9} {moved:>12} {times}", measured.operations_per_s())
     }
+}
+
+fn print_json(out: &mut impl Write, report: &ProbeReport) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, &json::Report::from(report))?;
+    writeln!(out)?;
+    out.flush()
 }
 
 fn print_report(out: &mut impl Write, report: &ProbeReport) -> io::Result<()> {
