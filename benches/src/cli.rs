@@ -81,7 +81,7 @@ pub(crate) struct CompareArgs {
 
 #[derive(Args)]
 pub(crate) struct IoArgs {
-    /// The file to read; made and filled if it is missing or shorter than `--size`.
+    /// The file or device to read; a file is made and filled if it is missing.
     #[arg(long)]
     pub(crate) file: PathBuf,
     /// How much of the file to read from. The default is all of it.
@@ -90,9 +90,12 @@ pub(crate) struct IoArgs {
     /// Reads in flight, measured one after another.
     #[arg(long, value_delimiter = ',', default_value = "1,32,128")]
     pub(crate) depths: Vec<usize>,
-    /// Seconds for each depth.
-    #[arg(long, default_value_t = 3)]
-    pub(crate) seconds: u64,
+    /// Seconds for each measurement.
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) seconds: f64,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) rounds: u32,
     /// The seed of the offsets.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

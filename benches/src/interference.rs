@@ -17,7 +17,7 @@ use siltstone_io::{
 
 use crate::Result;
 use crate::cli::InterferenceArgs;
-use crate::measure::{Recorder, now};
+use crate::measure::{Recorder, median, now};
 use crate::ring::PAGE_BYTES;
 use crate::workload::Random;
 
@@ -233,11 +233,6 @@ impl Row {
             of(|figures| figures.p999_us),
         );
     }
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or_default()
 }
 
 /// The file goes, however the benchmark ends.

@@ -2,7 +2,7 @@
 //!
 //! `compare` runs the engines interleaved, round by round, and prints medians and ratios. Each run of an engine is a
 //! process of its own (this binary again), so that CPU time, device traffic and peak memory are that engine's alone and no
-//! allocator or cache state is left over from its neighbour. `io` measures the limit under them: random reads by a bare ring.
+//! allocator or cache state is left over from its neighbour. `io` measures the limit under them: random reads by a bare ring, and what the I/O layer costs.
 //! `interference` measures what reads suffer from a background that is busy.
 //!
 //! | module | what it holds |

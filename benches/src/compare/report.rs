@@ -10,7 +10,7 @@ use crate::Result;
 use crate::cli::CompareArgs;
 use crate::compare::{Outcome, Series, unbounded_by_memory};
 use crate::engines::{Drive, EngineConfig, EngineKind};
-use crate::measure::{Latency, memory_limit_bytes};
+use crate::measure::{Latency, median, memory_limit_bytes};
 use crate::workload::Workload;
 
 /// Prints the table of all series and appends their medians to the JSON file.
@@ -146,13 +146,6 @@ fn median_outcome(rounds: &[Outcome]) -> Outcome {
     }
 }
 
-/// The middle value, or the mean of the two middle ones.
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    let middle = figures.len() / 2;
-    if figures.len() % 2 == 1 { figures[middle] } else { (figures[middle - 1] + figures[middle]) / 2.0 }
-}
-
 /// The JSON lines; nowhere without `--json`.
 pub(crate) struct Json {
     file: Option<File>,
@@ -201,12 +194,6 @@ impl Json {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn median_is_the_middle_or_between_the_two() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 100.0]), 3.0);
-    }
 
     #[test]
     fn the_worst_maximum_is_kept() {
