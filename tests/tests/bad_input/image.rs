@@ -50,7 +50,7 @@ impl Image {
         for shard in 0..u32_at(bytes, 52) as usize {
             let root = u32_at(bytes, 64 + 4 * shard) as usize * extent_bytes;
             image.roots.push([root, root + (16 << 10)].map(|offset| Block { offset, bytes: PAGE_BYTES }));
-            image.manifests.push(u64_at(bytes, root + 16));
+            image.manifests.push(u64_at(bytes, root + 8));
         }
         let in_table = image.find_tables(bytes);
         let mut logs: BTreeMap<u64, BTreeMap<u64, Block>> = BTreeMap::new();
