@@ -33,6 +33,21 @@ fn killed_on_a_file_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn killed_on_a_file_of_ext4_nothing_acknowledged_is_lost() {
+    passes("kill", "ext4", "3", "8");
+}
+
+#[test]
+fn killed_on_a_file_of_xfs_nothing_acknowledged_is_lost() {
+    passes("kill", "xfs", "3", "9");
+}
+
+#[test]
+fn killed_on_a_file_of_btrfs_nothing_acknowledged_is_lost() {
+    passes("kill", "btrfs", "3", "10");
+}
+
+#[test]
 fn killed_on_a_loop_device_nothing_acknowledged_is_lost() {
     passes("kill", "loop", "4", "2");
 }

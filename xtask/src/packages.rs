@@ -26,7 +26,7 @@ const PROGRAMS: [(&str, &str); 10] = [
 const KERNEL_PACKAGE: &str = "linux-image-amd64";
 
 /// Modules that the guest loads, after those on which they depend. The crc ones are asked for by name by filesystems and NVMe.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 16] = [
     "crc32c_generic",
     "crct10dif_generic",
     "crc64_rocksoft_generic",
@@ -41,6 +41,8 @@ const MODULES: [&str; 14] = [
     "dm-log-writes",
     "dm-flakey",
     "zram",
+    "sd_mod",
+    "scsi_debug",
 ];
 
 /// A kernel and its modules, in the order in which they can be loaded.

@@ -35,7 +35,7 @@ const BLOCK: &str = "/dev/nvme0n1";
 const CHARACTER: &str = "/dev/ng0n1";
 
 /// All steps, in their order.
-pub(crate) const STEPS: [Step; 32] = [
+pub(crate) const STEPS: [Step; 33] = [
     Step {
         name: "namespaces",
         about: "namespaces with LBAs of 512 and 4096 bytes, block and passthrough nodes, several queues, two polled",
@@ -148,6 +148,12 @@ pub(crate) const STEPS: [Step; 32] = [
         name: "moved",
         about: "a volume copied from LBAs of 512 bytes to LBAs of 4096 goes on past the block layer; too small a copy is an error",
         how: How::Guest("moved"),
+        seconds_max: 400,
+    },
+    Step {
+        name: "emulated-512",
+        about: "the job on logical blocks of 512 bytes in physical ones of 4096, on a copy with logical ones of 4096, and back",
+        how: How::Guest("emulated_512"),
         seconds_max: 400,
     },
     Step {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use reference::{Expected, reference};
+use siltstone_io::testing::places::{Filesystem, Mounted, or_skipped};
 use tempfile::TempDir;
 
 /// A run's store and outputs, in a directory of their own.
@@ -24,7 +25,11 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn new() -> Place {
         // Beside the program rather than in /tmp, which may be in memory and refuse direct I/O.
-        Place { dir: TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap() }
+        Place::below(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    pub(crate) fn below(folder: &Path) -> Place {
+        Place { dir: TempDir::new_in(folder).unwrap() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -129,6 +134,22 @@ fn outputs_equal_the_reference_in_little_memory() {
     let input = input.to_str().unwrap();
     assert_success(&place.run(["--input", input, "--shards", "2", "--memory", "8M", "--checkpoint-every", "5000"]));
     place.assert_outputs(&reference(&text));
+}
+
+#[test]
+fn outputs_equal_the_reference_on_each_filesystem() {
+    let text = first_flights(20_000);
+    let expected = reference(&text);
+    for filesystem in Filesystem::ALL {
+        let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let Some(mounted) = or_skipped(Mounted::new(filesystem, folder.path())) else { return };
+        let place = Place::below(mounted.path());
+        fs::write(place.path("flights.csv"), &text).unwrap();
+        let input = place.path("flights.csv");
+        let input = input.to_str().unwrap();
+        assert_success(&place.run(["--input", input, "--shards", "2", "--memory", "8M", "--checkpoint-every", "3000"]));
+        place.assert_outputs(&expected);
+    }
 }
 
 #[test]

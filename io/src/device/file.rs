@@ -2,6 +2,10 @@
 //!
 //! A writer excludes everybody else: Siltstone's other processes by a lock on the file (`flock`), and on a block device everything that
 //! the kernel knows of (a mount, a RAID or LVM above it, another exclusive opening) by `O_EXCL`. Who only looks takes a shared lock.
+//!
+//! A new file is overwritten in place also by a filesystem that else copies on write (btrfs, `chattr +C`). There every write takes new
+//! space, the second one to reserved space as well: on a full disk a write would fail that needs nothing. The filesystem's
+//! checksums and compression, which such a file does without, are the engine's business.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
@@ -12,7 +16,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, TMPFS_MAGIC, fstatfs};
 
 use super::geometry::{DeviceKind, Discard};
 use super::queue::{Queue, Zones};
@@ -20,6 +24,8 @@ use super::{Geometry, OpenMode};
 use crate::ring::probe;
 use crate::{IoError, OpKind};
 
+/// `FS_NOCOW_FL` of `linux/fs.h`.
+const NO_COPY_ON_WRITE: libc::c_int = 0x0080_0000;
 /// Larger transfers are handed to worker threads by the kernel.
 pub(super) const IO_BYTES_MAX: u32 = 512 << 10;
 /// How long a held lock is tried again for: the kernel may take a moment to end a killed process's ring, which holds the file.
@@ -43,6 +49,7 @@ impl OpenFile {
         let file = lock(file, path, mode)?;
         let geometry = probe_geometry(&file, path, direct)?;
         if mode == OpenMode::Create {
+            overwrite_in_place(&file, path);
             sync_parent(path)?;
         }
         Ok((OpenFile { file, path: path.to_owned() }, geometry))
@@ -134,6 +141,21 @@ pub(super) fn lock(file: File, path: &Path, mode: OpenMode) -> Result<Flock<File
             IoError::from_errno(OpKind::Open, path, 0, 0, errno as i32)
         })
     })
+}
+
+/// Has the filesystem overwrite this new, empty file in place. Most do anyway, and do not know the flag.
+fn overwrite_in_place(file: &File, path: &Path) {
+    let mut flags: libc::c_int = 0;
+    // SAFETY: the command writes an int to where the pointer leads.
+    let mut done = unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut flags) };
+    if done == 0 {
+        flags |= NO_COPY_ON_WRITE;
+        // SAFETY: the command reads an int from there.
+        done = unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const flags) };
+    }
+    if done != 0 && fstatfs(file).is_ok_and(|stat| stat.filesystem_type() == BTRFS_SUPER_MAGIC) {
+        tracing::warn!(path = %path.display(), "btrfs copies on write: on a full disk writes fail for which space was reserved");
+    }
 }
 
 fn probe_geometry(file: &File, path: &Path, direct: bool) -> Result<Geometry, IoError> {

@@ -1,5 +1,7 @@
-//! Block devices for tests: loop devices on a file, and compressed memory (zram). Both need root; both go with the value, whatever happens.
+//! Places for tests: block devices (loop devices on a file, compressed memory) and filesystems of their own. All need root; all go with the value,
+//! whatever happens.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -144,17 +146,118 @@ impl ZramDevice {
 }
 
 impl Drop for ZramDevice {
-    #[expect(clippy::disallowed_methods, reason = "a real device is waited for in real time")]
     fn drop(&mut self) {
         // A killed process's ring may hold the device for a moment longer.
-        for _ in 0..200 {
-            if self.set("reset", "1").is_ok()
-                && std::fs::write("/sys/class/zram-control/hot_remove", self.number.to_string()).is_ok()
-            {
-                return;
-            }
+        let remove = || std::fs::write("/sys/class/zram-control/hot_remove", self.number.to_string());
+        if !patiently(|| self.set("reset", "1").is_ok() && remove().is_ok()) {
+            eprintln!("zram{} could not be removed", self.number);
+        }
+    }
+}
+
+/// Filesystems that a volume's file may lie on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filesystem {
+    /// ext4.
+    Ext4,
+    /// XFS.
+    Xfs,
+    /// btrfs.
+    Btrfs,
+}
+
+impl Filesystem {
+    /// All of them.
+    pub const ALL: [Filesystem; 3] = [Filesystem::Ext4, Filesystem::Xfs, Filesystem::Btrfs];
+
+    /// Its name, as `mount` knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Filesystem::Ext4 => "ext4",
+            Filesystem::Xfs => "xfs",
+            Filesystem::Btrfs => "btrfs",
+        }
+    }
+
+    /// Makes an empty one on a device.
+    fn make(self, device: &Path) -> Result<(), String> {
+        let flags: &[&str] = if self == Filesystem::Ext4 { &["-q", "-F"] } else { &["-q", "-f"] };
+        run(Command::new(format!("mkfs.{}", self.name())).args(flags).arg(device)).map(drop)
+    }
+}
+
+/// A mounted filesystem, unmounted in the end.
+#[derive(Debug)]
+pub struct Mounted {
+    at: PathBuf,
+    /// What it is on.
+    _device: Option<LoopDevice>,
+}
+
+impl Mounted {
+    /// What XFS wants at least is 300 MiB.
+    const BYTES: u64 = 512 << 20;
+
+    /// An empty filesystem on a loop device with direct I/O, whose image lies in this folder; mounted below it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn new(filesystem: Filesystem, folder: &Path) -> Result<Mounted, String> {
+        let device = LoopDevice::new(&folder.join(filesystem.name()), Mounted::BYTES, Some(512))?;
+        filesystem.make(device.path())?;
+        let arguments = ["-t".as_ref(), filesystem.name().as_ref(), device.path().as_os_str()];
+        let at = mount(&folder.join("mounted"), arguments)?;
+        Ok(Mounted { at, _device: Some(device) })
+    }
+
+    /// A tmpfs of so many bytes at a new folder.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn tmpfs(at: &Path, bytes: u64) -> Result<Mounted, String> {
+        let size = format!("size={bytes}");
+        let at = mount(at, ["-t", "tmpfs", "-o", &size, "tmpfs"].map(AsRef::as_ref))?;
+        Ok(Mounted { at, _device: None })
+    }
+
+    /// Changes its options, as `mount -o` has them.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn remount(&self, options: &str) -> Result<(), String> {
+        let options = format!("remount,{options}");
+        run(Command::new("mount").args(["-o", &options]).arg(&self.at)).map(drop)
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.at
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // A killed process's ring may hold a file for a moment longer.
+        if !patiently(|| run(Command::new("umount").arg(&self.at)).is_ok()) {
+            eprintln!("{} could not be unmounted", self.at.display());
+        }
+    }
+}
+
+fn mount<'a>(at: &Path, arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<PathBuf, String> {
+    std::fs::create_dir(at).map_err(|error| format!("{}: {error}", at.display()))?;
+    run(Command::new("mount").args(arguments).arg(at))?;
+    Ok(at.to_owned())
+}
+
+/// Whether it is done within two seconds.
+#[expect(clippy::disallowed_methods, reason = "a real device is waited for in real time")]
+fn patiently(mut done: impl FnMut() -> bool) -> bool {
+    (0..200).any(|_| {
+        let is_done = done();
+        if !is_done {
             std::thread::sleep(Duration::from_millis(10));
         }
-        eprintln!("zram{} could not be removed", self.number);
-    }
+        is_done
+    })
 }

@@ -1,9 +1,9 @@
 //! Paths that cannot be opened, and volumes that somebody has open.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use siltstone::{Engine, Error, KeyspaceOptions, Options};
+use siltstone_io::testing::places::{Mounted, or_skipped};
 use siltstone_io::{IoError, OpKind};
 
 use crate::support::{Volume, key, options, put_all, read_all, value};
@@ -14,48 +14,6 @@ fn io_error(options: Options) -> IoError {
         Some(Error::Io(error)) => error,
         other => panic!("{other:?} where an I/O error was expected"),
     }
-}
-
-/// A tmpfs of its own, unmounted in the end; `None` where that is not allowed.
-pub(crate) struct Mounted(tempfile::TempDir);
-
-impl Mounted {
-    pub(crate) fn tmpfs(options: &str) -> Option<Mounted> {
-        let directory = tempfile::tempdir().unwrap();
-        let mounted = run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(directory.path()));
-        if !mounted {
-            eprintln!("skipped: mounting a tmpfs is not allowed here");
-        }
-        mounted.then_some(Mounted(directory))
-    }
-
-    pub(crate) fn image(image: &Path) -> Option<Mounted> {
-        let directory = tempfile::tempdir().unwrap();
-        let made = run(Command::new("mkfs.ext4").arg("-q").arg(image));
-        let mounted = made && run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(directory.path()));
-        if !mounted {
-            eprintln!("skipped: making and mounting an ext4 image is not possible here");
-        }
-        mounted.then_some(Mounted(directory))
-    }
-
-    pub(crate) fn remount(&self, options: &str) {
-        assert!(run(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.path())));
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        run(Command::new("umount").arg(self.path()));
-    }
-}
-
-fn run(command: &mut Command) -> bool {
-    command.output().is_ok_and(|output| output.status.success())
 }
 
 #[test]
@@ -115,11 +73,12 @@ fn a_volume_without_permission_is_refused() {
 
 #[test]
 fn a_read_only_filesystem_serves_readers_and_refuses_writers() {
-    let Some(mounted) = Mounted::tmpfs("size=16m") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mounted) = or_skipped(Mounted::tmpfs(&folder.path().join("mounted"), 16 << 20)) else { return };
     let engine = Engine::open(options(mounted.path())).unwrap();
     put_all(&engine, &engine.keyspace("k").unwrap(), 0..crate::support::WRITTEN);
     engine.close_blocking().unwrap();
-    mounted.remount("ro");
+    mounted.remount("ro").unwrap();
     let error = io_error(options(mounted.path()));
     assert_eq!((error.op, error.errno), (OpKind::Open, libc::EROFS));
     assert!(error.to_string().contains("the filesystem is mounted read-only"), "{error}");

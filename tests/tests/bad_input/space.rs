@@ -1,11 +1,13 @@
 //! Full disks: an error before it is a failure. Reads go on, nothing acknowledged is lost, and once there is space writing goes on.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use siltstone::{Engine, Error, KeyspaceOptions, Options};
+use siltstone_io::testing::places::{Filesystem, Mounted, or_skipped};
 
-use crate::access::Mounted;
 use crate::faults::{Machine, Simulated};
 use crate::support::{key, value};
 
@@ -195,17 +197,37 @@ fn on_a_full_filesystem(path: &Path, free: impl FnOnce()) {
 
 #[test]
 fn a_full_tmpfs_is_an_error_until_there_is_space() {
-    let Some(mounted) = Mounted::tmpfs("size=6m") else { return };
-    on_a_full_filesystem(mounted.path(), || mounted.remount("size=64m"));
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mounted) = or_skipped(Mounted::tmpfs(&folder.path().join("mounted"), 6 << 20)) else { return };
+    on_a_full_filesystem(mounted.path(), || mounted.remount("size=64m").unwrap());
+}
+
+/// Another file takes all but this many bytes, and is removed.
+fn on_an_almost_full_filesystem(filesystem: Filesystem, spare_bytes: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mounted) = or_skipped(Mounted::new(filesystem, folder.path())) else { return };
+    let path = mounted.path().join("filler");
+    let mut filler = File::create(&path).unwrap();
+    while filler.write_all(&[1; 64 << 10]).is_ok() {}
+    // Some give blocks to what is written only later.
+    let _ = filler.sync_all();
+    filler.set_len(filler.metadata().unwrap().len() - spare_bytes).unwrap();
+    filler.sync_all().unwrap();
+    drop(filler);
+    on_a_full_filesystem(mounted.path(), || std::fs::remove_file(&path).unwrap());
 }
 
 #[test]
 fn a_full_ext4_is_an_error_until_there_is_space() {
-    let directory = tempfile::tempdir().unwrap();
-    let image = directory.path().join("image");
-    std::fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
-    let Some(mounted) = Mounted::image(&image) else { return };
-    let filler = mounted.path().join("filler");
-    std::fs::write(&filler, vec![1; 16 << 20]).unwrap();
-    on_a_full_filesystem(mounted.path(), || std::fs::remove_file(&filler).unwrap());
+    on_an_almost_full_filesystem(Filesystem::Ext4, 16 << 20);
+}
+
+#[test]
+fn a_full_xfs_is_an_error_until_there_is_space() {
+    on_an_almost_full_filesystem(Filesystem::Xfs, 16 << 20);
+}
+
+#[test]
+fn a_full_btrfs_is_an_error_until_there_is_space() {
+    on_an_almost_full_filesystem(Filesystem::Btrfs, 32 << 20);
 }

@@ -7,7 +7,7 @@ mod reopen;
 mod steps;
 mod world;
 
-use siltstone_io::testing::places::{named_devices, or_skipped};
+use siltstone_io::testing::places::{Filesystem, named_devices, or_skipped};
 use siltstone_tests::seeds;
 
 use world::{Place, World};
@@ -25,6 +25,15 @@ fn model_on_a_file() {
 #[test]
 fn model_under_a_baton() {
     seeds::run("model_under_a_baton", 2, |seed| play(seed, Place::baton(), 250));
+}
+
+#[test]
+fn model_on_a_file_of_each_filesystem() {
+    for filesystem in Filesystem::ALL {
+        for seed in 0..2 {
+            play_on(seed, Place::mounted(filesystem));
+        }
+    }
 }
 
 #[test]
@@ -51,7 +60,7 @@ fn model_on_the_devices_that_the_environment_names() {
     }
 }
 
-/// Devices need root; where there are none, that is said.
+/// Devices and mounts need root; where there are none, that is said.
 fn play_on(seed: u64, place: Result<Place, String>) {
     if let Some(place) = or_skipped(place) {
         play(seed, place, 250);

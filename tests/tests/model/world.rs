@@ -11,7 +11,7 @@ use siltstone::{
     Ttl,
 };
 use siltstone_io::Random;
-use siltstone_io::testing::places::{LoopDevice, ZramDevice};
+use siltstone_io::testing::places::{Filesystem, LoopDevice, Mounted, ZramDevice};
 use siltstone_tests::{Node, Simulation, keys};
 use tempfile::TempDir;
 
@@ -22,6 +22,8 @@ pub(crate) enum Place {
     Simulated(Simulation),
     File(TempDir),
     Baton(TempDir),
+    /// A file of a filesystem of its own.
+    Mounted(Mounted, #[expect(dead_code, reason = "the image goes with it")] TempDir),
     Device(BlockDevice),
 }
 
@@ -57,6 +59,12 @@ impl Place {
         Place::Baton(tempfile::tempdir().expect("a temporary directory"))
     }
 
+    /// A file of such a filesystem on a loop device; or why there is none.
+    pub(crate) fn mounted(filesystem: Filesystem) -> std::result::Result<Place, String> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Mounted::new(filesystem, directory.path()).map(|mounted| Place::Mounted(mounted, directory))
+    }
+
     /// A loop device with logical blocks of this size; or why there is none.
     pub(crate) fn loop_device(block_bytes: u32) -> std::result::Result<Place, String> {
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -89,6 +97,7 @@ impl Place {
         match self {
             Place::Simulated(simulation) => simulation.options(),
             Place::File(directory) | Place::Baton(directory) => Options::at(directory.path()),
+            Place::Mounted(mounted, _) => Options::at(mounted.path()),
             Place::Device(device) => Options::at(device.path()),
         }
     }
@@ -96,7 +105,7 @@ impl Place {
     pub(crate) fn open(&mut self, options: Options) -> Result<Node> {
         match self {
             Place::Simulated(simulation) => simulation.open(options),
-            Place::File(_) | Place::Device(_) => Engine::open(options).map(Node::real),
+            Place::File(_) | Place::Mounted(..) | Place::Device(_) => Engine::open(options).map(Node::real),
             Place::Baton(_) => Engine::open_under_baton(options).map(Node::real),
         }
     }

@@ -273,6 +273,28 @@ moved() {
     wipe /dev/nvme0n5
 }
 
+# emulated_512: the job on a disk whose logical blocks of 512 bytes are parts of physical ones of 4096 ("512e"), a copy with logical ones of 4096, and back.
+emulated_512() {
+    insmod /modules/scsi_debug.ko dev_size_mb=128 sector_size=512 physblk_exp=3
+    trap 'rmmod scsi_debug' EXIT
+    tries=0
+    until [ -b /dev/sda ] || [ $tries = 100 ]; do
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+    is "the logical block of sda" "$(queue sda logical_block_size)" 512
+    is "the physical block of sda" "$(queue sda physical_block_size)" 4096
+    siltstone format /dev/sda --extent 64K
+    job /dev/sda
+    siltstone info /dev/sda | grep -q "logical blocks of 512 B, physical of 4.0 KiB"
+    wipe /dev/nvme0n2
+    dd if=/dev/sda of=/dev/nvme0n2 bs=1M conv=fsync 2>/dev/null
+    siltstone info /dev/nvme0n2 | grep -q "logical blocks of 4.0 KiB"
+    job /dev/nvme0n2 --fresh
+    dd if=/dev/nvme0n2 of=/dev/sda bs=1M count=128 conv=fsync 2>/dev/null
+    siltstone verify /dev/sda
+}
+
 # flaky DEVICE: dm-flakey fails all I/O for a while, then writes only. The job ends with an error, not otherwise; and then goes on to the right end.
 flaky() {
     wipe $1

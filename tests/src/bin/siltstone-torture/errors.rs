@@ -36,9 +36,9 @@ enum Fault {
 
 fn faults(kind: PlaceKind) -> &'static [Fault] {
     match kind {
-        PlaceKind::File => &[Fault::FileMayNotGrow],
         PlaceKind::Loop => &[Fault::FullBelow, Fault::ReadOnlyDevice, Fault::CutBelow],
         PlaceKind::Zram => &[Fault::NoMemory, Fault::ReadOnlyDevice],
+        _ => &[Fault::FileMayNotGrow],
     }
 }
 

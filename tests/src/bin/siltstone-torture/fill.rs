@@ -40,7 +40,7 @@ pub(crate) fn run(kind: PlaceKind, seed: u64, until: Instant, suite: &mut Suite)
         options.value_bytes_max = if filler == Filler::Pins { 3000 } else { 24_000 };
         options.extent_bytes = 64 << 10 << random.below(3);
         options.memtable_bytes = 256 << 10;
-        options.capacity_bytes = if kind == PlaceKind::File { SMALL_BYTES } else { 1 << 40 };
+        options.capacity_bytes = if kind.is_file() { SMALL_BYTES } else { 1 << 40 };
         options.retained = 1000;
         options.no_checkpoints = true;
         options.mutant.clone_from(&suite.mutant);

@@ -1,4 +1,5 @@
-//! Where the volume is: a file, a loop device or a zram device, or a device inside virtual machines. Devices are given back with the value, whatever happens.
+//! Where the volume is: a file, a loop device or a zram device, or a device inside virtual machines. Devices are given back with the value,
+//! whatever happens.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
-use siltstone_io::testing::places::{LoopDevice, ZramDevice, run};
+use siltstone_io::testing::places::{Filesystem, LoopDevice, Mounted, ZramDevice, run};
 use tempfile::TempDir;
 
 /// Kinds of places.
@@ -14,10 +15,33 @@ use tempfile::TempDir;
 pub(crate) enum PlaceKind {
     /// A file of the filesystem for temporary files.
     File,
+    /// A file of an ext4 filesystem of its own, on a loop device. Needs root.
+    Ext4,
+    /// The same with XFS.
+    Xfs,
+    /// The same with btrfs.
+    Btrfs,
     /// A loop device on such a file. Needs root.
     Loop,
     /// A compressed memory device. Needs root.
     Zram,
+}
+
+impl PlaceKind {
+    /// The filesystem that is made for it.
+    fn filesystem(self) -> Option<Filesystem> {
+        match self {
+            PlaceKind::Ext4 => Some(Filesystem::Ext4),
+            PlaceKind::Xfs => Some(Filesystem::Xfs),
+            PlaceKind::Btrfs => Some(Filesystem::Btrfs),
+            PlaceKind::File | PlaceKind::Loop | PlaceKind::Zram => None,
+        }
+    }
+
+    /// Whether the volume is a file.
+    pub(crate) fn is_file(self) -> bool {
+        !matches!(self, PlaceKind::Loop | PlaceKind::Zram)
+    }
 }
 
 /// A place for one volume, blank at first.
@@ -39,17 +63,18 @@ impl Place {
     /// A place of this size, or why there is none. With `small` the file behind a loop device is on a tmpfs of that many bytes.
     pub(crate) fn new(kind: PlaceKind, bytes: u64, small: Option<u64>) -> Result<Place, String> {
         let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
-        let mounted = match (kind, small) {
-            (PlaceKind::Loop, Some(bytes)) => Some(Mounted::tmpfs(&directory.path().join("small"), bytes)?),
-            _ => None,
+        let mounted = match (kind.filesystem(), small) {
+            (Some(filesystem), _) => Some(Mounted::new(filesystem, directory.path())?),
+            (None, Some(bytes)) => Some(Mounted::tmpfs(&directory.path().join("small"), bytes)?),
+            (None, None) => None,
         };
         let device = match kind {
-            PlaceKind::File => None,
             PlaceKind::Loop => {
-                let below = mounted.as_ref().map_or(directory.path(), |mounted| &mounted.0);
+                let below = mounted.as_ref().map_or(directory.path(), Mounted::path);
                 Some(Device::Loop(LoopDevice::new(&below.join("image"), bytes, None)?))
             }
             PlaceKind::Zram => Some(Device::Zram(ZramDevice::new(bytes)?)),
+            _ => None,
         };
         Ok(Place { device, mounted, directory })
     }
@@ -63,7 +88,7 @@ impl Place {
     /// What the engine opens.
     pub(crate) fn path(&self) -> PathBuf {
         match &self.device {
-            None => self.directory.path().join("volume"),
+            None => self.mounted.as_ref().map_or(self.directory.path(), Mounted::path).join("volume"),
             Some(Device::Loop(device)) => device.path().to_owned(),
             Some(Device::Zram(device)) => device.path().to_owned(),
             Some(Device::InMachine(device)) => device.clone(),
@@ -90,7 +115,7 @@ impl Place {
     /// Uses up the tmpfs behind a loop device, or gives it back.
     pub(crate) fn fill_below(&self, full: bool) -> Result<(), String> {
         let Some(mounted) = &self.mounted else { return Err("there is no tmpfs below".into()) };
-        let filler = mounted.0.join("filler");
+        let filler = mounted.path().join("filler");
         if !full {
             return std::fs::remove_file(filler).map_err(text);
         }
@@ -159,29 +184,6 @@ impl Tail {
     /// Puts it back.
     pub(crate) fn restore(self) -> Result<(), String> {
         self.file.write_all_at(&self.bytes, self.at).map_err(text)
-    }
-}
-
-/// A mounted filesystem.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn tmpfs(at: &Path, bytes: u64) -> Result<Mounted, String> {
-        std::fs::create_dir(at).map_err(text)?;
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(at))?;
-        Ok(Mounted(at.to_owned()))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        for _ in 0..200 {
-            if run(Command::new("umount").arg(&self.0)).is_ok() {
-                return;
-            }
-            crate::clock::sleep(std::time::Duration::from_millis(10));
-        }
-        eprintln!("{} could not be unmounted", self.0.display());
     }
 }
 
