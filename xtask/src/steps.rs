@@ -35,7 +35,7 @@ const BLOCK: &str = "/dev/nvme0n1";
 const CHARACTER: &str = "/dev/ng0n1";
 
 /// All steps, in their order.
-pub(crate) const STEPS: [Step; 33] = [
+pub(crate) const STEPS: [Step; 34] = [
     Step {
         name: "namespaces",
         about: "namespaces with LBAs of 512 and 4096 bytes, block and passthrough nodes, several queues, two polled",
@@ -125,6 +125,12 @@ pub(crate) const STEPS: [Step; 33] = [
         about: "the same with completions that are polled for, on /dev/nvme0n1 and /dev/ng0n2",
         how: How::Guest("job_polled"),
         seconds_max: 400,
+    },
+    Step {
+        name: "probed",
+        about: "a namespace is measured through the block layer, past it and polled; the volume keeps the profile",
+        how: How::Guest("probed"),
+        seconds_max: 600,
     },
     Step {
         name: "devices",

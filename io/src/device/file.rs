@@ -26,8 +26,6 @@ use crate::{IoError, OpKind};
 
 /// `FS_NOCOW_FL` of `linux/fs.h`.
 const NO_COPY_ON_WRITE: libc::c_int = 0x0080_0000;
-/// Larger transfers are handed to worker threads by the kernel.
-pub(super) const IO_BYTES_MAX: u32 = 512 << 10;
 /// How long a held lock is tried again for: the kernel may take a moment to end a killed process's ring, which holds the file.
 const LOCK_PATIENCE_MS: u64 = 2000;
 const LOCK_RETRY_MS: u64 = 10;
@@ -175,8 +173,7 @@ fn probe_geometry(file: &File, path: &Path, direct: bool) -> Result<Geometry, Io
         return Err(IoError::other(OpKind::Open, path, 0, 0, reason));
     }
     let physical = queue.number("physical_block_size").map_or(logical, |bytes| (bytes as u32).max(logical));
-    let device_max = queue.number("max_sectors_kb").map_or(u64::from(IO_BYTES_MAX), |kib| kib << 10);
-    let max_io = device_max.min(u64::from(IO_BYTES_MAX)) as u32 / logical * logical;
+    let max_io = queue.transfer_bytes_max() / logical * logical;
     let size_bytes = if is_block_device {
         (&*file).seek(SeekFrom::End(0)).map_err(|error| failed(path, &error))?
     } else {

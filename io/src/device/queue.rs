@@ -5,6 +5,9 @@
 
 use std::path::PathBuf;
 
+/// Of memory.
+const PAGE_BYTES: u64 = 4096;
+
 /// Of one block device; a partition's is its disk's.
 #[derive(Clone)]
 pub(crate) struct Queue {
@@ -24,6 +27,9 @@ pub(crate) enum Zones {
 }
 
 impl Queue {
+    /// Larger transfers are handed to worker threads by the kernel.
+    pub(crate) const TRANSFER_BYTES_MAX: u32 = 512 << 10;
+
     pub(crate) fn of(device: u64) -> Queue {
         let folder = PathBuf::from(format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device)));
         let own = folder.join("queue");
@@ -34,6 +40,19 @@ impl Queue {
     /// A number that is not zero.
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.text(name)?.parse().ok().filter(|number| *number > 0)
+    }
+
+    /// The largest transfer that the kernel hands to the device in one piece, wherever the pages of its memory lie. A larger one it splits where
+    /// it may wait; where it may not, as for completions that are polled for, it says EAGAIN again and again (Linux 6.1).
+    pub(crate) fn transfer_bytes_max(&self) -> u32 {
+        let sectors = self.number("max_sectors_kb").map(|kib| kib << 10);
+        // Each page may be a segment, and memory may begin in the middle of one. By powers of two, so that pieces end where pages do.
+        let segments = self.number("max_segments").map(|segments| {
+            let pages = segments.saturating_sub(1).clamp(1, 1 << 20);
+            PAGE_BYTES << pages.ilog2()
+        });
+        let max = [sectors, segments].into_iter().flatten().min().unwrap_or(u64::MAX);
+        max.min(u64::from(Queue::TRANSFER_BYTES_MAX)) as u32
     }
 
     /// Whether writes may be lost that were not flushed; yes, where nobody tells.
@@ -93,11 +112,27 @@ mod tests {
     }
 
     #[test]
+    fn a_transfer_is_one_piece_wherever_its_pages_lie() {
+        for (sectors, segments, bytes) in [
+            ("128", "254", 128),
+            ("1280", "254", 512),
+            ("512", "127", 256),
+            ("512", "128", 256),
+            ("124", "2", 4),
+            ("64", "1", 4),
+        ] {
+            let (_folder, queue) = queue(&[("max_sectors_kb", sectors), ("max_segments", segments)]);
+            assert_eq!(queue.transfer_bytes_max(), bytes << 10, "{sectors} KiB, {segments} segments");
+        }
+    }
+
+    #[test]
     fn where_it_says_nothing_the_careful_answer_is_given() {
         let (_folder, queue) = queue(&[("write_cache", "something new")]);
         assert!(queue.has_volatile_cache());
         assert_eq!(queue.zones(), Zones::None);
         assert_eq!(queue.number("logical_block_size"), None);
         assert_eq!(queue.write_streams(), 0);
+        assert_eq!(queue.transfer_bytes_max(), Queue::TRANSFER_BYTES_MAX);
     }
 }

@@ -93,6 +93,19 @@ devices_model() {
     model model_on_the_devices_that_the_environment_names --nocapture
 }
 
+# probed: a small volume's device is measured through the block layer, past it, and with completions that are polled for, and the volume keeps
+# the profile. The tables go to the console.
+probed() {
+    for how in "block" "nvme" "block --polled" "nvme --polled"; do
+        wipe /dev/nvme0n1
+        siltstone format /dev/nvme0n1 --size 48M --extent 64K
+        siltstone probe /dev/nvme0n1 --backend $how >/tmp/probe
+        { echo "probe of nvme0n1, $how"; cat /tmp/probe; } >/dev/console
+        siltstone info /dev/nvme0n1 >/tmp/info
+        grep -q "^profile *reads of 4 KiB" /tmp/info || { cat /tmp/info; return 1; }
+    done
+}
+
 job_killed_on_device() {
     wipe $1
     job_killed $1

@@ -45,9 +45,6 @@ const PASSTHROUGH_KERNEL: (u32, u32) = (6, 1);
 /// Before this one the kernel refused (EINVAL) commands that use a part of a registered buffer.
 const REGISTERED_BUFFERS_KERNEL: (u32, u32) = (6, 12);
 
-/// A page of memory.
-const PAGE_BYTES: u64 = 4096;
-
 /// An open namespace.
 pub(crate) struct Namespace {
     file: Flock<File>,
@@ -117,20 +114,8 @@ impl Namespace {
             false => Identifiers::default(),
         };
         let block_bytes = 1u32 << namespace.block_shift;
-        let number = |name| queue.as_ref().and_then(|queue| queue.number(name));
-        let kernel_max = [
-            number("max_sectors_kb").map(|kib| kib << 10),
-            // Pages that lie anywhere are a segment each, and a command has one list of them: more is EINVAL.
-            number("max_segments").map(|segments| segments * PAGE_BYTES),
-        ];
-        let max_io = kernel_max
-            .into_iter()
-            .flatten()
-            .fold(controller.transfer_bytes_max.min(file::IO_BYTES_MAX), |max, bytes| {
-                max.min(u32::try_from(bytes).unwrap_or(u32::MAX))
-            })
-            / block_bytes
-            * block_bytes;
+        let kernel_max = queue.as_ref().map_or(Queue::TRANSFER_BYTES_MAX, Queue::transfer_bytes_max);
+        let max_io = controller.transfer_bytes_max.min(kernel_max) / block_bytes * block_bytes;
         let geometry = Geometry {
             kind: DeviceKind::NvmePassthrough,
             logical_block_bytes: block_bytes,
