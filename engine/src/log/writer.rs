@@ -356,13 +356,11 @@ impl Inner {
 
     async fn write(&self, mut blocks: Vec<Sealed>, through: bool) -> Result<()> {
         let durability = || if through { WriteDurability::Durable } else { WriteDurability::Cached };
-        let device = self.volume.device();
-        let write = |Sealed { offset, buffer, len }| device.write(offset, buffer, 0..len, durability(), self.placement);
+        let write =
+            |Sealed { offset, buffer, len }| self.volume.write(offset, buffer, len, durability(), self.placement);
         let result = match (blocks.pop(), blocks.is_empty()) {
-            (Some(only), true) => write(only).await.0,
-            (last, _) => {
-                join_all(blocks.into_iter().chain(last).map(write)).await.into_iter().try_for_each(|(ok, _)| ok)
-            }
+            (Some(only), true) => write(only).await,
+            (last, _) => join_all(blocks.into_iter().chain(last).map(write)).await.into_iter().collect(),
         };
         if result.is_err() && mutant!(LogWriteFailureIgnored) {
             return Ok(());

@@ -120,7 +120,7 @@ pub(super) async fn write_root(volume: &Volume, extent: ExtentId, root: &Root, f
         root.encode(volume.parts().id(), offset, &mut buffer[..ROOT_BYTES]);
         let durable = if mutant!(RootPagesNotDurable) { WriteDurability::Cached } else { WriteDurability::Durable };
         let placement = Placement::Metadata;
-        volume.device().write(offset, buffer, 0..ROOT_BYTES, durable, placement).await.0?;
+        volume.write(offset, buffer, ROOT_BYTES, durable, placement).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! 4. In an engine that is quiet ([`audit_quiet`]) what is held in memory alone is held for nothing: what a shard holds of SSTs and old logs its
 //!    manifest must name, and no writer has a lease.
 //!
-//! The shards answer one after the other, and an extent that is just being allocated or discarded belongs to nobody for that moment. So
+//! The shards answer one after the other, and an extent on its way from one owner to the next belongs to nobody for that moment. So
 //! what is not clean is looked at again, with longer and longer waits, and only what stays is reported. Who calls makes sure that
 //! nothing is under way: no flush, compaction, checkpoint or keyspace creation, and no shard is poisoned, since a shard that cannot write
 //! any more leaves what it does not know to the next opening.

@@ -39,6 +39,7 @@ siltstone_io::mark_table! {
     FooterDamaged: "checksum mismatch in a footer",
     // Failures.
     PoisonedByLog: "shard poisoned by a write of the log",
+    FlushBehindWriteFailed: "flush behind a durable write failed",
     PoisonedByManifest: "shard poisoned by a write of the manifest",
     PoisonedByFlush: "flush failed for good",
     PoisonedByCompaction: "compaction failed for good",

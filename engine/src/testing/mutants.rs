@@ -136,6 +136,8 @@ siltstone_io::mutant_table! {
         "a failed write of one shard's log counts as a failed flush of the volume: shards become read-only that no fault has hit",
     FlushFailureIgnored:
         "a failed flush of the device counts as done: acknowledged writes are lost in a crash",
+    DurableWriteFailureIsOnes:
+        "a failed durable write with a flush behind it counts for its shard alone: what others had written before it is lost in a crash",
     FailedFlushTriedAgain:
         "a failed flush of the device is tried again and believed: what the first had covered is lost in a crash",
     FlushFailureOfOtherShardIgnored:

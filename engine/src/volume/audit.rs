@@ -10,7 +10,7 @@ use crate::types::{ExtentId, SstId};
 /// Who holds extents beside the shards.
 #[derive(Default)]
 pub(super) struct Audited {
-    /// Extents in leases.
+    /// Extents in leases, and those that are being discarded.
     leased: Mutex<BTreeSet<ExtentId>>,
     /// SSTs that somebody may hold.
     ssts: Mutex<BTreeMap<SstId, Weak<SstFile>>>,

@@ -56,7 +56,7 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use siltstone_io::sync::{AtomicU64, Ordering, SegQueue};
-use siltstone_io::{Buffer, BufferPool, Class, Device, Handle, Placement, SharedDevice};
+use siltstone_io::{Buffer, BufferPool, Class, Device, Handle, IoError, Placement, SharedDevice, WriteDurability};
 
 pub(crate) use self::contents::{BLANK_BYTES, Contents, contents, damaged_copies, holds, wipe, write_superblock};
 use self::extents::ExtentMap;
@@ -308,6 +308,28 @@ impl Volume {
         }
     }
 
+    /// Writes to a log or a root page. Where a durable write has a flush behind it ([`Geometry::fua`](siltstone_io::Geometry::fua)), its failure is
+    /// that flush's, too.
+    pub(crate) async fn write(
+        &self,
+        offset: u64,
+        buffer: Buffer,
+        len: usize,
+        durability: WriteDurability,
+        placement: Placement,
+    ) -> std::result::Result<(), IoError> {
+        let (result, _) = self.device.write(offset, buffer, 0..len, durability, placement).await;
+        let flushes = durability == WriteDurability::Durable && !self.device.geometry().fua;
+        if let Err(error) = &result
+            && flushes
+            && !mutant!(DurableWriteFailureIsOnes)
+        {
+            mark!(FlushBehindWriteFailed);
+            self.no_flush_any_more(&error.clone().into());
+        }
+        result
+    }
+
     /// All later flushes fail with this.
     pub(crate) fn no_flush_any_more(&self, error: &Error) {
         let _ = self.inner.parts.shared.failed_flush.set(error.clone());
@@ -372,6 +394,8 @@ impl Volume {
     pub(crate) async fn free_extents(&self, mut extents: Vec<ExtentId>) {
         let parts = &self.inner.parts;
         extents.sort_unstable();
+        #[cfg(feature = "testing")]
+        extents.iter().for_each(|&extent| parts.shared.audit.lend(extent));
         for run in extents.chunk_by(|a, b| a.0 + 1 == b.0) {
             let bytes = run.len() as u64 * u64::from(parts.extent_bytes());
             let freed_early = mutant!(FreedBeforeDiscard);
@@ -381,6 +405,8 @@ impl Volume {
             if let Err(error) = self.device.discard(parts.offset(run[0]), bytes).await {
                 tracing::warn!(%error, "space of a freed extent could not be given back to the device");
             }
+            #[cfg(feature = "testing")]
+            parts.shared.audit.give_back(run);
             if !freed_early {
                 run.iter().for_each(|&extent| parts.shared.map.free(extent));
             }

@@ -19,7 +19,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, TMPFS_MAGIC, fstatfs};
 
 use super::geometry::{DeviceKind, Discard};
-use super::queue::{Queue, Zones};
+use super::queue::{Queue, WriteCache, Zones};
 use super::{Geometry, OpenMode};
 use crate::ring::probe;
 use crate::{IoError, OpKind};
@@ -37,6 +37,8 @@ pub(super) const ZONED: &str =
 pub(crate) struct OpenFile {
     file: Flock<File>,
     path: PathBuf,
+    /// Of a block device.
+    write_cache: Option<WriteCache>,
 }
 
 impl OpenFile {
@@ -50,7 +52,17 @@ impl OpenFile {
             overwrite_in_place(&file, path);
             sync_parent(path)?;
         }
-        Ok((OpenFile { file, path: path.to_owned() }, geometry))
+        let write_cache = if on_block_device {
+            file.metadata().ok().and_then(|node| Queue::of(node.rdev()).write_cache())
+        } else {
+            None
+        };
+        Ok((OpenFile { file, path: path.to_owned(), write_cache }, geometry))
+    }
+
+    /// Whether there is a volatile cache now.
+    pub(crate) fn has_volatile_cache(&self) -> bool {
+        self.write_cache.as_ref().is_none_or(WriteCache::is_volatile)
     }
 
     pub(crate) fn fd(&self) -> RawFd {
@@ -190,6 +202,7 @@ fn probe_geometry(file: &File, path: &Path, direct: bool) -> Result<Geometry, Io
         fixed_size: is_block_device,
         atomic_write_bytes: queue.number("atomic_write_unit_max_bytes").map_or(0, |bytes| bytes as u32),
         volatile_cache: queue.has_volatile_cache(),
+        fua: is_block_device && (!queue.has_volatile_cache() || queue.number("fua").is_some()),
         direct,
         nowait: probe::takes_nowait(file.as_raw_fd()),
         polled: false,

@@ -52,6 +52,9 @@ pub struct Geometry {
     pub atomic_write_bytes: u32,
     /// The device may lose writes that were not flushed when power fails.
     pub volatile_cache: bool,
+    /// A durable write is one command, which makes durable what it writes alone (FUA). Where not, the kernel sends a flush behind it: when that
+    /// fails, what others had written may be lost as well.
+    pub fua: bool,
     /// Transfers bypass the page cache.
     pub direct: bool,
     /// Operations are started without blocking; where not, the kernel hands each to a worker thread.
@@ -67,8 +70,8 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Whether a write is on stable storage when it has completed, so that there is nothing to flush: a device, not a file with its metadata,
-    /// that has no volatile cache.
+    /// Whether a write was on stable storage when it had completed, when the device was opened: a device, not a file with its metadata,
+    /// that had no volatile cache.
     pub fn writes_are_durable(&self) -> bool {
         matches!(self.kind, DeviceKind::Block | DeviceKind::NvmePassthrough) && self.direct && !self.volatile_cache
     }

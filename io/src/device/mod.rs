@@ -114,6 +114,16 @@ enum Kind {
 }
 
 impl SharedDevice {
+    /// Whether there is nothing to flush: a write is on stable storage when it has completed. Asked of the kernel anew, since a cache may have
+    /// been switched on. About a microsecond.
+    pub(crate) fn writes_are_durable(&self) -> bool {
+        self.0.geometry.writes_are_durable()
+            && match &self.0.kind {
+                Kind::File(file) => !file.has_volatile_cache(),
+                Kind::Nvme(_) | Kind::Simulated(_) => true,
+            }
+    }
+
     /// Opens a file, a block device or an NVMe namespace (`/dev/ng0n1`) in the best way that works, which it says in the log. Direct I/O;
     /// where the filesystem has none (tmpfs), buffered, with a warning.
     ///

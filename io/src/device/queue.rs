@@ -3,6 +3,8 @@
 //! Where there is no block device below a file (tmpfs, network filesystems, several devices) every question is answered with nothing, and
 //! the caller takes the careful value.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// Of memory.
@@ -24,6 +26,17 @@ pub(crate) enum Zones {
     HostAware,
     /// Only at the write pointer of each zone.
     HostManaged,
+}
+
+/// The kernel's word on a device's cache, kept open.
+pub(crate) struct WriteCache(File);
+
+impl WriteCache {
+    pub(crate) fn is_volatile(&self) -> bool {
+        let mut text = [0; 32];
+        let read = self.0.read_at(&mut text, 0).unwrap_or(0);
+        text[..read].trim_ascii() != b"write through"
+    }
 }
 
 impl Queue {
@@ -57,7 +70,12 @@ impl Queue {
 
     /// Whether writes may be lost that were not flushed; yes, where nobody tells.
     pub(crate) fn has_volatile_cache(&self) -> bool {
-        self.text("write_cache").is_none_or(|mode| mode != "write through")
+        self.write_cache().is_none_or(|cache| cache.is_volatile())
+    }
+
+    /// For asking that again and again: a cache may be switched on, and below a logical volume be another disk.
+    pub(crate) fn write_cache(&self) -> Option<WriteCache> {
+        File::open(self.folder.join("write_cache")).ok().map(WriteCache)
     }
 
     /// How many streams of writes it tells apart (Linux 6.16); a partition has none of its disk's.
@@ -109,6 +127,17 @@ mod tests {
         assert!(!queue.has_volatile_cache());
         assert_eq!(queue.zones(), Zones::HostManaged);
         assert_eq!((queue.number("max_sectors_kb"), queue.number("discard_max_bytes")), (Some(128), None));
+    }
+
+    #[test]
+    fn a_cache_that_is_switched_on_is_noticed() {
+        let (folder, queue) = queue(&[("write_cache", "write through\n")]);
+        let cache = queue.write_cache().unwrap();
+        assert!(!cache.is_volatile());
+        std::fs::write(folder.path().join("write_cache"), "write back\n").unwrap();
+        assert!(cache.is_volatile());
+        std::fs::write(folder.path().join("write_cache"), "").unwrap();
+        assert!(cache.is_volatile());
     }
 
     #[test]

@@ -69,7 +69,8 @@ macro_rules! encode {
             (OpKind::Write, Some((buffer, start))) => {
                 let index = $ring.registered(buffer);
                 let address = buffer[start..start + len as usize].as_mut_ptr().cast_const();
-                let flags = if durable && !device.geometry().writes_are_durable() { libc::RWF_DSYNC } else { 0 };
+                // Also without a volatile cache: it costs nothing then, and a cache may be switched on.
+                let flags = if durable { libc::RWF_DSYNC } else { 0 };
                 let stream = write_stream(device.geometry(), placement);
                 match index {
                     Some(index) => opcode::WriteFixed::new($target, address, bytes, index)
@@ -132,7 +133,7 @@ fn needless(transfer: &Transfer<'_>) -> bool {
     match transfer.kind {
         // A device has its space, and refuses to reserve it.
         OpKind::Allocate => geometry.fixed_size,
-        OpKind::Flush => geometry.writes_are_durable(),
+        OpKind::Flush => transfer.device.shared().writes_are_durable(),
         OpKind::Discard => geometry.discard == Discard::None,
         _ => false,
     }
@@ -208,7 +209,7 @@ impl Ring {
             && geometry.polled
             && match transfer.kind {
                 OpKind::Read => true,
-                OpKind::Write => !transfer.durable || geometry.writes_are_durable(),
+                OpKind::Write => !transfer.durable,
                 _ => false,
             }
     }

@@ -114,10 +114,20 @@ impl DiskState {
             return;
         }
         match op.kind {
-            OpKind::Write => self.write_some(op),
+            OpKind::Write => {
+                self.write_some(op);
+                if self.flushes_behind(op) {
+                    self.fail_flush(op.covers);
+                }
+            }
             OpKind::Flush => self.fail_flush(op.covers),
             _ => (),
         }
+    }
+
+    /// Whether a write has a flush behind it.
+    pub(super) fn flushes_behind(&self, op: &InFlight) -> bool {
+        op.kind == OpKind::Write && op.durable && self.options.volatile_cache && !self.options.fua
     }
 
     /// Nobody knows what a failed write has done: it is written up to some block, or any of its blocks are. Nothing of it is durable.

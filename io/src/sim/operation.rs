@@ -127,8 +127,9 @@ impl DiskState {
             },
         };
         if [-libc::EIO, -libc::ENOSPC].contains(&result) {
-            let InFlight { kind: op, offset, len, .. } = op;
-            self.told.push(Told { op, offset, len, errno: -result, at_us: now_us });
+            let InFlight { kind, offset, len, .. } = op;
+            let flushes = kind == OpKind::Flush || self.flushes_behind(&op);
+            self.told.push(Told { op: kind, offset, len, flushes, errno: -result, at_us: now_us });
         }
         self.trace.add([COMPLETE_EVENT, ticket.0, result as u64]);
         if op.crash_after {

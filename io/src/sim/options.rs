@@ -17,6 +17,8 @@ pub struct SimOptions {
     pub exponential_latency: bool,
     /// Writes stay in a volatile cache until they are flushed. Without it they are on stable storage when they complete.
     pub volatile_cache: bool,
+    /// A durable write concerns nothing else. Without it there is a flush behind the write, and where it fails that flush has, too.
+    pub fua: bool,
     /// A crash may tear a logical block of 4096 bytes between its sectors of 512, as disks that emulate it do. Without it, and always
     /// where a logical block has 512 bytes, logical blocks are torn from each other only.
     pub torn_blocks: bool,
@@ -31,6 +33,7 @@ impl Default for SimOptions {
             latency_us: 20..120,
             exponential_latency: false,
             volatile_cache: true,
+            fua: true,
             torn_blocks: true,
         }
     }

@@ -11,6 +11,8 @@ pub struct Told {
     pub offset: u64,
     /// How much, in bytes.
     pub len: u64,
+    /// It is a flush, or has one behind it.
+    pub flushes: bool,
     /// EIO or ENOSPC.
     pub errno: i32,
     /// When, in virtual microseconds.

@@ -1,8 +1,8 @@
 //! Which errors are legitimate: each must be explained by a fault that was injected, as near to it as can be known.
 //!
 //! 1. An error of the device is one that the disk has told in this life: the same operation, at the same place.
-//! 2. A shard is read-only for such an error, or for damage, which its cause names. A fault makes one shard read-only, unless it is a flush's,
-//!    which is everybody's: as many shards name a fault as operations have failed there.
+//! 2. A shard is read-only for such an error, or for damage, which its cause names. A fault makes one shard read-only, unless it is a flush's
+//!    (also of one behind a durable write), which is everybody's: as many shards name a fault as operations have failed there.
 //! 3. There is no space so long as the disk has said so in this life, and a little longer: until what waits has tried again. (A client may hear of an
 //!    operator's end much later than that was: it counts when the operator was sent.)
 //! 4. Damage is near a damaged block. It may be elsewhere where a block of metadata was damaged when the volume was opened, in this life or an
@@ -141,14 +141,16 @@ impl Excuses {
     }
 
     /// Rule 1: how often the disk has told of a failure there.
-    fn has_told(&self, (op, offset, length): Operation) -> Result<usize, String> {
-        let overlaps = |told: &&Told| {
+    fn has_told(&self, (op, offset, length): Operation) -> Result<Vec<Told>, String> {
+        let overlaps = |told: &Told| {
             let is_there = told.offset < offset + length && offset < told.offset + told.len;
             told.op == op && (op == OpKind::Flush || is_there)
         };
-        match self.told().iter().filter(overlaps).count() {
-            0 => Err(format!("no {op:?} of {length} bytes at {offset} has failed in this life")),
-            count => Ok(count),
+        let mut told = self.told();
+        told.retain(overlaps);
+        match told.is_empty() {
+            true => Err(format!("no {op:?} of {length} bytes at {offset} has failed in this life")),
+            false => Ok(told),
         }
     }
 
@@ -161,9 +163,12 @@ impl Excuses {
         let told = self.has_told(operation)?;
         let shards = self.poisoned.entry(cause.to_owned()).or_default();
         shards.insert(shard);
-        match operation.0 == OpKind::Flush || shards.len() <= told {
+        match told.iter().any(|told| told.flushes) || shards.len() <= told.len() {
             true => Ok(()),
-            false => Err(format!("{told} operations have failed there, and shards {shards:?} are read-only for it")),
+            false => {
+                let count = told.len();
+                Err(format!("{count} operations have failed there, and shards {shards:?} are read-only for it"))
+            }
         }
     }
 

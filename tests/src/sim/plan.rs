@@ -256,6 +256,8 @@ impl Plan {
         };
         let logical_block_bytes = if random.chance(0.5) { 512 } else { 4096 };
         let device = SimOptions {
+            // Of a generator of its own: the other draws are what they were before there was this one.
+            fua: Random::new(seed ^ 0x66_7561).chance(0.6),
             volatile_cache: random.chance(0.9),
             logical_block_bytes,
             torn_blocks: random.chance(0.5),

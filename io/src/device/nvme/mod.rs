@@ -132,6 +132,7 @@ impl Namespace {
                 .unwrap_or(controller.atomic_write_blocks)
                 .saturating_mul(block_bytes),
             volatile_cache: controller.volatile_cache,
+            fua: true,
             direct: true,
             nowait: true,
             polled: false,
