@@ -35,7 +35,7 @@ const BLOCK: &str = "/dev/nvme0n1";
 const CHARACTER: &str = "/dev/ng0n1";
 
 /// All steps, in their order.
-pub(crate) const STEPS: [Step; 34] = [
+pub(crate) const STEPS: [Step; 35] = [
     Step {
         name: "namespaces",
         about: "namespaces with LBAs of 512 and 4096 bytes, block and passthrough nodes, several queues, two polled",
@@ -119,6 +119,12 @@ pub(crate) const STEPS: [Step; 34] = [
         about: "the same past the block layer, on /dev/ng0n1",
         how: How::Guest("job_killed_on_namespace 0n1"),
         seconds_max: 400,
+    },
+    Step {
+        name: "excluded",
+        about: "what is open by one node of a namespace is refused by the other",
+        how: How::Guest("excluded"),
+        seconds_max: 200,
     },
     Step {
         name: "job-polled",

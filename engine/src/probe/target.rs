@@ -67,6 +67,8 @@ enum Found {
     Volume(Superblock),
     Blank,
     Other(String),
+    /// A volume that cannot be opened: of another version, or damaged.
+    Closed(Error),
 }
 
 impl Target {
@@ -139,9 +141,11 @@ impl Target {
                 volume.free_extents(extents).await;
                 (ProbeSubject::Volume, format!("the volume has only {} bytes of free space", area.bytes()))
             }
-            Found::Blank | Found::Other(_) if !measuring.write => {
+            Found::Blank | Found::Other(_) | Found::Closed(_) if !measuring.write => {
                 (ProbeSubject::Other, "it is no volume, and `--write` was not given".into())
             }
+            // To destroy a volume is what `format` is for.
+            Found::Closed(error) => return Err(error),
             Found::Other(what) if !measuring.force => {
                 let reason = format!("it holds {what}, which `--write --force` would destroy");
                 return Err(Error::NotAVolume { path: device.path().to_path_buf(), reason });
@@ -205,6 +209,7 @@ async fn look(device: &Device) -> Result<Found> {
     match contents(device).await {
         Ok(Contents::Volume(superblock)) if !superblock.roots.is_empty() => return Ok(Found::Volume(superblock)),
         Err(error @ Error::Io(_)) => return Err(error),
+        Err(error @ (Error::Version { .. } | Error::Corruption(_))) => return Ok(Found::Closed(error)),
         _ => {}
     }
     Ok(holds(device).await?.map_or(Found::Blank, Found::Other))

@@ -193,6 +193,23 @@ fn what_a_device_holds_is_destroyed_only_by_force() {
     format(&world.options(), 24 * MIB, false).unwrap();
 }
 
+#[test]
+fn a_volume_that_cannot_be_opened_is_not_destroyed_by_force_either() {
+    let world = World::with_volume(6, 12 * MIB);
+    world.write(1, true);
+    let whole = world.disk.snapshot();
+    // Whatever copies there are, behind their marks.
+    for block in 0..16 {
+        world.disk.write_raw(block * 4096 + 64, &[0xff; 8]);
+    }
+    let before = world.disk.snapshot();
+    assert!(before != whole);
+    assert!(world.probe(&short()).unwrap().only_read.is_some());
+    let refused = world.probe(&short().write(true).force(true));
+    assert!(matches!(refused, Err(Error::Corruption(_) | Error::Version { .. })), "{refused:?}");
+    assert!(world.disk.snapshot() == before);
+}
+
 /// What a process has written that did not live to flush it may be in the device's cache alone: the extents that it has given up are free only once
 /// the cache is.
 #[test]

@@ -322,6 +322,8 @@ impl Volume {
         let flushes = durability == WriteDurability::Durable && !self.device.geometry().fua;
         if let Err(error) = &result
             && flushes
+            // Where there is no space nothing has been sent.
+            && !error.is_no_space()
             && !mutant!(DurableWriteFailureIsOnes)
         {
             mark!(FlushBehindWriteFailed);

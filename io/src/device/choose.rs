@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::queue::Queue;
 use super::{DeviceKind, DeviceRequest, Geometry, Kind, OpenMode, file, nvme};
+use crate::ring::probe;
 use crate::{IoError, OpKind};
 
 /// One way of driving a device.
@@ -32,6 +33,7 @@ pub(super) fn open(path: &Path, mode: OpenMode, request: DeviceRequest) -> Resul
     if request.polled {
         let refused = |reason: &str| Err(IoError::other(OpKind::Open, path, 0, 0, reason));
         match geometry.kind {
+            DeviceKind::NvmePassthrough if !kernel_polls_namespaces() => return refused(KERNEL_POLLS_BADLY),
             DeviceKind::Block | DeviceKind::NvmePassthrough if has_poll_queues(path) => geometry.polled = true,
             DeviceKind::Block | DeviceKind::NvmePassthrough => return refused(NO_POLL_QUEUES),
             _ => return refused("completions are polled for on block devices and NVMe namespaces only"),
@@ -41,6 +43,15 @@ pub(super) fn open(path: &Path, mode: OpenMode, request: DeviceRequest) -> Resul
 }
 
 const NO_POLL_QUEUES: &str = "it has no queues to poll: NVMe has them with the module parameter nvme.poll_queues";
+
+const KERNEL_POLLS_BADLY: &str = "to poll for completions past the block layer Linux 6.5 is needed: earlier ones may crash by it; leave it out, or \
+    give the block device";
+
+/// Whether the kernel can poll for the completions of NVMe commands. Before this version it looked for a command's bio where the completion had
+/// put the address of a function.
+fn kernel_polls_namespaces() -> bool {
+    probe::kernel_is_at_least(6, 5)
+}
 
 /// Whether the block device, or that of the namespace, is polled by those who ask for it.
 fn has_poll_queues(path: &Path) -> bool {

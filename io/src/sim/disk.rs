@@ -326,7 +326,7 @@ impl SimDisk {
             fixed_size: false,
             atomic_write_bytes: 0,
             volatile_cache: state.options.volatile_cache,
-            fua: state.options.fua,
+            fua: state.options.fua || !state.options.volatile_cache,
             direct: true,
             nowait: true,
             polled: false,

@@ -128,7 +128,7 @@ impl DiskState {
         };
         if [-libc::EIO, -libc::ENOSPC].contains(&result) {
             let InFlight { kind, offset, len, .. } = op;
-            let flushes = kind == OpKind::Flush || self.flushes_behind(&op);
+            let flushes = kind == OpKind::Flush || result == -libc::EIO && self.flushes_behind(&op);
             self.told.push(Told { op: kind, offset, len, flushes, errno: -result, at_us: now_us });
         }
         self.trace.add([COMPLETE_EVENT, ticket.0, result as u64]);

@@ -50,7 +50,7 @@ pub(crate) struct Namespace {
     file: Flock<File>,
     path: PathBuf,
     /// The block device, held so that nobody else uses it.
-    _block: Option<File>,
+    _block: Option<Flock<File>>,
     pub(crate) id: u32,
     /// A logical block has two to the power of this many bytes.
     pub(crate) block_shift: u32,
@@ -87,10 +87,7 @@ impl Namespace {
         let device = file.metadata().map_err(|error| file::failed(path, &error))?.rdev();
         let file = file::lock(file, path, mode)?;
         let block_path = block_device(path);
-        let block = match mode {
-            OpenMode::ReadOnly => None,
-            _ => hold(path, block_path.as_deref())?,
-        };
+        let block = hold(path, block_path.as_deref(), mode)?;
         let (id, namespace, controller) = identify::identify(&file, path)?;
         if namespace.metadata_bytes > 0 {
             return Err(refused(format!(
@@ -173,15 +170,17 @@ pub(crate) fn namespace_of(path: &Path) -> Option<PathBuf> {
     is_namespace(&namespace).then_some(namespace)
 }
 
-/// Opens the block device exclusively, so that nobody mounts it. Not to be allowed to is no error.
-fn hold(path: &Path, block: Option<&Path>) -> Result<Option<File>, IoError> {
+/// Opens the block device as well, and locks it like the character device, so that it is not used for another opening of the volume; for a
+/// writer exclusively, so that nobody mounts it. Not to be allowed to is no error.
+fn hold(path: &Path, block: Option<&Path>, mode: OpenMode) -> Result<Option<Flock<File>>, IoError> {
     let Some(block) = block else { return Ok(None) };
+    let exclusive = if mode == OpenMode::ReadOnly { 0 } else { libc::O_EXCL };
     let open = || {
-        let open = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(block);
+        let open = OpenOptions::new().read(true).custom_flags(exclusive).open(block);
         open.map_err(|error| file::failed(block, &error))
     };
     match file::patiently(libc::EBUSY, open) {
-        Ok(file) => Ok(Some(file)),
+        Ok(file) => file::lock(file, block, mode).map(Some),
         Err(error) if matches!(error.errno, libc::EACCES | libc::EPERM) => {
             tracing::warn!(path = %path.display(), block = %block.display(), "the block device may not be opened: nothing keeps others from mounting it");
             Ok(None)
